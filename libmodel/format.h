@@ -1,0 +1,68 @@
+/* Containers: each is one const struct in its own file in fmt/, named in
+ * formats.def.  Reading fills an lm_model; writing is laid out completely
+ * before the first byte, so that data may be copied in any order, by many
+ * threads or by the kernel, and a full disk is known beforehand. */
+#ifndef LIBMODEL_FORMAT_H
+#define LIBMODEL_FORMAT_H
+
+#include "libmodel/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What is to be written. Everything is borrowed. */
+struct lm_write_tensor {
+    const char *name;
+    enum lm_dtype dtype;
+    unsigned n_dims;
+    uint64_t shape[LM_MAX_DIMS];
+};
+struct lm_write_spec {
+    const struct lm_write_tensor *tensors;
+    size_t n_tensors;
+    const struct lm_meta *meta;
+    uint64_t max_file_bytes; /* split after this many bytes of tensor data; 0 = one file */
+    /* safetensors: a header to reproduce literally when it describes exactly
+     * these tensors (GGUF back to the original file); may be empty. */
+    struct lm_span exact_header;
+};
+
+/* Where everything goes. Free with lm_layout_free. */
+struct lm_layout {
+    struct lm_layout_file {
+        char *name;        /* base name, made from the `base` given */
+        uint8_t *head;     /* bytes from offset 0 on */
+        size_t n_head;
+        uint64_t n_bytes;  /* exact final size; what is neither head nor tensor is zero */
+        bool last;         /* a commit record (index.json): written after the others are durable */
+    } *files;
+    size_t n_files;
+    struct lm_layout_place { size_t file; uint64_t offset; } *places; /* one a tensor of the spec */
+};
+void lm_layout_free(struct lm_layout *l);
+
+struct lm_format {
+    const char *name;  /* "gguf": the word of --to */
+    const char *title; /* "GGUF" */
+    /* How sure, 0..100, seeing the whole file. */
+    int (*probe)(struct lm_span file, const char *path);
+    /* path is a file of this format; the driver maps it with lm_model_add_file
+     * and finds its other parts. */
+    int (*read)(struct lm_model *m, const char *path, struct lm_err *e);
+    /* NULL: read-only format. base is "model.gguf", "model.safetensors": the
+     * base name the caller wants (split sets derive theirs from it). */
+    int (*layout)(struct lm_layout *out, const struct lm_write_spec *spec, const char *base, struct lm_err *e);
+    bool (*can_store)(enum lm_dtype d);
+};
+
+const struct lm_format *lm_format_find(const char *name); /* or NULL */
+const struct lm_format *lm_format_at(size_t i);           /* NULL past the end */
+/* The format that claims the file most; NULL with a sentence that names what
+ * it looks like (a pickle, a zip, HTML, a Git LFS pointer, …) when none does. */
+const struct lm_format *lm_format_probe(struct lm_span file, const char *path, struct lm_err *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

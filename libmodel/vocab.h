@@ -1,0 +1,88 @@
+/* A vocabulary as data: pieces, kinds, scores, merges and the flags that the
+ * algorithm needs, read from whatever declares it. */
+#ifndef LIBMODEL_VOCAB_H
+#define LIBMODEL_VOCAB_H
+
+#include "libmodel/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* SentencePiece's and GGUF's numbers. */
+enum lm_piece_kind {
+    LM_PIECE_NORMAL = 1, LM_PIECE_UNKNOWN, LM_PIECE_CONTROL, LM_PIECE_USER_DEFINED, LM_PIECE_UNUSED, LM_PIECE_BYTE
+};
+const char *lm_piece_kind_name(enum lm_piece_kind k);
+
+struct lm_piece {
+    struct lm_span text; /* as stored: U+2581 for a space (SentencePiece), GPT-2's byte letters (byte BPE); may hold NUL */
+    float score;         /* SentencePiece log probability or -merge rank; 0 for byte BPE */
+    enum lm_piece_kind kind;
+    bool special;        /* added token flagged special, or CONTROL */
+    bool added;          /* matched in raw text before anything else (tokenizer.json added_tokens) */
+    bool lstrip, rstrip, single_word, normalized; /* of an added token */
+};
+
+enum lm_vocab_algo {
+    LM_VOCAB_SPM_BPE,  /* SentencePiece BPE: scores, byte fallback */
+    LM_VOCAB_BYTE_BPE  /* GPT-2 family: pre-tokenizer, byte letters, ranked merges */
+};
+
+/* Named pre-tokenizers, as GGUF's tokenizer.ggml.pre calls them. */
+struct lm_merge {
+    uint32_t left, right, result; /* piece ids; rank is the place in the list */
+};
+
+struct lm_vocab {
+    enum lm_vocab_algo algo;
+    size_t n_pieces;
+    const struct lm_piece *pieces;
+    size_t n_merges;
+    const struct lm_merge *merges;
+    int64_t bos_id, eos_id, unk_id, pad_id; /* -1 none */
+    bool add_bos, add_eos;       /* what the checkpoint asks for in front of / after a text */
+    /* SentencePiece */
+    bool add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, byte_fallback;
+    struct lm_span charsmap;     /* precompiled normalizer; empty = identity */
+    /* byte BPE */
+    const char *pre;             /* GGUF's name of the pre-tokenizer ("gpt-2", "llama-bpe", "qwen2"), never NULL here */
+    struct lm_span pre_pattern;  /* the Split regex declared by tokenizer.json; empty when only a name is known */
+    bool add_prefix_space, ignore_merges, nfc;
+    struct lm_span chat_template; /* empty if none */
+    const char *source;          /* "tokenizer.model", "tokenizer.json", "vocab.json + merges.txt", "GGUF" */
+};
+
+/* From an open model (GGUF keys, or the files beside safetensors).
+ * 1 found, 0 the model has no tokenizer, -1 it has one that is broken or of a
+ * kind not handled (named). The vocabulary may outlive the model: all copied. */
+int lm_vocab_of_model(struct lm_vocab **out, struct lm_model *m, struct lm_err *e);
+/* From a path: a model as above, or a tokenizer file on its own
+ * (tokenizer.model, tokenizer.json, vocab.json with merges.txt beside it), or a
+ * directory with one. Never 0: a path without a tokenizer is an error. */
+int lm_vocab_open(struct lm_vocab **out, const char *path, struct lm_err *e);
+void lm_vocab_free(struct lm_vocab *v);
+
+/* The id of a piece by its stored bytes, or -1. O(1). */
+int64_t lm_vocab_find(const struct lm_vocab *v, struct lm_span text);
+
+/* Writes tokenizer.ggml.* keys (and tokenizer.chat_template). vocab_size of the
+ * embedding: missing ids are padded as [PADn] UNUSED, as converters do. */
+int lm_vocab_to_meta(struct lm_meta *m, const struct lm_vocab *v, uint64_t vocab_size, struct lm_err *e);
+/* Tokenizer files for a Hugging Face directory, made from the data alone:
+ * tokenizer.model for SentencePiece, tokenizer.json for byte BPE, and
+ * tokenizer_config.json. Called once a file; data is borrowed for the call. */
+int lm_vocab_to_files(const struct lm_vocab *v,
+                      int (*emit)(void *user, const char *name, struct lm_span data, struct lm_err *e), void *user,
+                      struct lm_err *e);
+
+/* Reversible escape of a piece for people: printable UTF-8 stays, backslash
+ * becomes \\, every other byte \xNN. Writes at most size-1 bytes and a NUL,
+ * returns the full length. lm_piece_unescape gives the bytes back (-1 malformed). */
+size_t lm_piece_escape(struct lm_span text, char *buf, size_t size);
+int64_t lm_piece_unescape(const char *text, uint8_t *buf, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
