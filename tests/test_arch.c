@@ -1,0 +1,303 @@
+/* Architecture rows, config reading and binding: walks every row and every
+ * tiny model, so that a new row or fixture is tested on the day it is added. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "libmodel/libmodel.h"
+
+#define MODELS "tests/fixtures/models/"
+
+static void every_row_has_a_role_a_name_and_a_reason(void **state)
+{
+    (void)state;
+    for (size_t i = 0; lm_arch_at(i); i++) {
+        const struct lm_arch *a = lm_arch_at(i);
+        assert_ptr_equal(lm_arch_find(a->name), a);
+        assert_non_null(a->hf_classes[0]);
+        for (size_t j = 0; j < a->n_rows; j++) {
+            const struct lm_arch_row *r = &a->rows[j];
+            assert_true(r->hf || r->gguf);
+            assert_true(r->shape[0] != LM_DIM_NONE);
+            if (r->flags & LM_ROW_DROPPED)
+                assert_true(r->why && !r->gguf);
+            else
+                assert_non_null(r->gguf);
+            assert_int_equal(!r->hf, (r->flags & LM_ROW_GGUF_ONLY) != 0);
+        }
+    }
+}
+
+static void names_match_back_to_their_row(void **state)
+{
+    (void)state;
+    char name[256];
+    for (size_t i = 0; lm_arch_at(i); i++) {
+        const struct lm_arch *a = lm_arch_at(i);
+        for (size_t j = 0; j < a->n_rows; j++) {
+            for (int n = LM_NAMES_HF; n <= LM_NAMES_GGUF; n++) {
+                if (!lm_arch_row_name(&a->rows[j], (enum lm_naming)n, 17, name, sizeof name))
+                    continue;
+                int layer = -2;
+                assert_ptr_equal(lm_arch_match(a, (enum lm_naming)n, name, &layer), &a->rows[j]);
+                assert_int_equal(layer, strstr(name, "17") ? 17 : -1);
+            }
+        }
+    }
+}
+
+static void odd_names_do_not_match(void **state)
+{
+    (void)state;
+    static const char *const odd[] = {
+        "blk.01.attn_q.weight", "blk.-1.attn_q.weight", "blk..attn_q.weight", "blk.1.attn_q.weightx", "blk.1.attn_q",
+        "", "blk.99999999999.attn_q.weight", "BLK.1.attn_q.weight",
+    };
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        int layer;
+        assert_null(lm_arch_match(lm_arch_find("llama"), LM_NAMES_GGUF, odd[i], &layer));
+        assert_int_equal(layer, -1);
+    }
+}
+
+static void gpt2_names_do_without_their_prefix(void **state)
+{
+    (void)state;
+    int layer;
+    const struct lm_arch_row *r = lm_arch_match(lm_arch_find("gpt2"), LM_NAMES_HF, "h.3.attn.c_attn.weight", &layer);
+    assert_non_null(r);
+    assert_int_equal(r->role, LM_ROLE_ATTN_QKV);
+    assert_int_equal(layer, 3);
+}
+
+static struct lm_config llama31(void)
+{
+    return (struct lm_config){.arch = lm_arch_find("llama"), .d_head = 128, .d_rope = 128, .rope_theta = 500000,
+                              .scaling = LM_SCALING_LLAMA3, .rope_factor = 8, .rope_low_freq = 1, .rope_high_freq = 4,
+                              .rope_orig_ctx = 8192};
+}
+
+static void llama3_divisors_recover_their_parameters(void **state)
+{
+    (void)state;
+    float d[64];
+    struct lm_config c = llama31(), back = c;
+    lm_rope_llama3_divisors(&c, d);
+    assert_true(d[0] == 1.0f && d[63] == 8.0f);
+    back.scaling = LM_SCALING_NONE;
+    back.rope_factor = back.rope_orig_ctx = 0;
+    assert_true(lm_rope_llama3_recover(&back, d, 64));
+    assert_int_equal(back.rope_orig_ctx, 8192);
+    assert_true(back.rope_factor == 8 && back.scaling == LM_SCALING_LLAMA3);
+    d[40] *= 1.01f;
+    assert_false(lm_rope_llama3_recover(&back, d, 64));
+}
+
+static void yarn_keeps_fast_pairs_and_slows_the_rest(void **state)
+{
+    (void)state;
+    double plain[64], yarn[64], m;
+    struct lm_config c = llama31();
+    c.scaling = LM_SCALING_NONE;
+    lm_rope_freqs(&c, plain, &m);
+    assert_true(m == 1.0);
+    c.scaling = LM_SCALING_YARN;
+    c.beta_fast = 32;
+    c.beta_slow = 1;
+    lm_rope_freqs(&c, yarn, &m);
+    assert_true(fabs(m - (0.1 * log(8) + 1)) < 1e-15);
+    assert_true(yarn[0] == plain[0]);
+    assert_true(fabs(yarn[63] - plain[63] / 8) < 1e-18);
+    for (int j = 1; j < 64; j++)
+        assert_true(yarn[j] <= plain[j] && yarn[j] >= plain[j] / 8 * (1 - 1e-12));
+}
+
+static int is_model_dir(const char *path)
+{
+    char file[1024];
+    snprintf(file, sizeof file, "%s/config.json", path);
+    return access(file, R_OK) == 0;
+}
+
+/* Every tiny model binds completely, in Hugging Face spelling. */
+static void every_fixture_binds(void **state)
+{
+    (void)state;
+    DIR *d = opendir(MODELS);
+    size_t n = 0;
+    assert_non_null(d);
+    for (struct dirent *f; (f = readdir(d));) {
+        char path[512];
+        struct lm_err e = {0};
+        struct lm_model *m;
+        struct lm_binding *b;
+        snprintf(path, sizeof path, MODELS "%s", f->d_name);
+        if (f->d_name[0] == '.' || !is_model_dir(path))
+            continue;
+        if (lm_model_open(&m, path, &e) || lm_bind(&b, m, &e))
+            fail_msg("%s: %s", path, e.text);
+        assert_int_equal(b->n_unknown, 0);
+        assert_int_equal(b->naming, LM_NAMES_HF);
+        assert_non_null(lm_bound_tensor(b, LM_ROLE_TOKEN_EMBD, -1));
+        assert_true((lm_bound_tensor(b, LM_ROLE_OUTPUT, -1) == NULL) == b->config.tied);
+        assert_null(lm_bound_tensor(b, LM_ROLE_ATTN_NORM, (int)b->config.n_layers));
+        lm_binding_free(b);
+        lm_model_close(m);
+        n++;
+    }
+    closedir(d);
+    assert_true(n >= 8);
+}
+
+/* Writes a small directory whose config.json is `json`, opens it with the
+ * weights of tiny-llama, and returns what binding says. */
+static int bind_with_config(const char *json, struct lm_err *e)
+{
+    char dir[] = "/tmp/libmodel-arch-XXXXXX", file[128], target[4096];
+    assert_non_null(mkdtemp(dir));
+    snprintf(file, sizeof file, "%s/config.json", dir);
+    FILE *f = fopen(file, "w");
+    assert_non_null(f);
+    fputs(json, f);
+    fclose(f);
+    assert_non_null(realpath(MODELS "tiny-llama/model.safetensors", target));
+    char link[128];
+    snprintf(link, sizeof link, "%s/model.safetensors", dir);
+    assert_int_equal(symlink(target, link), 0);
+
+    struct lm_model *m = NULL;
+    struct lm_binding *b = NULL;
+    int rc = lm_model_open(&m, dir, e) || lm_bind(&b, m, e) ? -1 : 0;
+    lm_binding_free(b);
+    lm_model_close(m);
+    unlink(link);
+    unlink(file);
+    rmdir(dir);
+    return rc;
+}
+
+static void broken_configs_are_refused_with_a_reason(void **state)
+{
+    (void)state;
+    static const struct { const char *json, *reason; } cases[] = {
+        {"{\"architectures\": [\"NoSuchForCausalLM\"]}", "NoSuchForCausalLM"},
+        {"{}", "names no architecture"},
+        {"[1]", "names no architecture"},
+        {"{\"model_type\": \"llama\"}", "no number of layers"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": -1}", "num_hidden_layers is -1"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": \"2\"}", "wrong type"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 32, \"num_attention_heads\": 3, "
+         "\"vocab_size\": 96, \"max_position_embeddings\": 9, \"intermediate_size\": 64}",
+         "not divisible"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 32, \"num_attention_heads\": 4, "
+         "\"num_key_value_heads\": 3, \"vocab_size\": 96, \"max_position_embeddings\": 9, \"intermediate_size\": 64}",
+         "cannot share"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": 2000000000, \"hidden_size\": 32, "
+         "\"num_attention_heads\": 4, \"vocab_size\": 96, \"max_position_embeddings\": 9, \"intermediate_size\": 64}",
+         "claims 2000000000 layers"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 40, \"num_attention_heads\": 4, "
+         "\"vocab_size\": 96, \"max_position_embeddings\": 9, \"intermediate_size\": 64}",
+         "the config makes it"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 32, \"num_attention_heads\": 4, "
+         "\"vocab_size\": 96, \"max_position_embeddings\": 9, \"intermediate_size\": 64, "
+         "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}}",
+         "\"dynamic\" is not handled"},
+        {"{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 32, \"num_attention_heads\": 4, "
+         "\"vocab_size\": 96, \"max_position_embeddings\": 9, \"intermediate_size\": 64, "
+         "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}}",
+         "original_max_position_embeddings"},
+        {"{\"model_type\": \"llama\", \"hidden_act\": \"quick_gelu\"}", "quick_gelu"},
+        {"{\"model_type\": \"gpt2\", \"scale_attn_by_inverse_layer_idx\": true}", "scale_attn_by_inverse_layer_idx"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct lm_err e = {0};
+        assert_int_equal(bind_with_config(cases[i].json, &e), -1);
+        if (!strstr(e.text, cases[i].reason))
+            fail_msg("expected \"%s\" in \"%s\"", cases[i].reason, e.text);
+    }
+}
+
+static void assert_same_config(const struct lm_config *a, const struct lm_config *b)
+{
+    assert_ptr_equal(a->arch, b->arch);
+    assert_int_equal(a->n_layers, b->n_layers);
+    assert_int_equal(a->d_model, b->d_model);
+    assert_int_equal(a->d_ff, b->d_ff);
+    assert_int_equal(a->n_heads, b->n_heads);
+    assert_int_equal(a->n_kv_heads, b->n_kv_heads);
+    assert_int_equal(a->d_head, b->d_head);
+    assert_int_equal(a->d_rope, b->d_rope);
+    assert_int_equal(a->vocab_size, b->vocab_size);
+    assert_int_equal(a->ctx_len, b->ctx_len);
+    assert_int_equal(a->sliding_window, b->sliding_window);
+    assert_int_equal(a->act, b->act);
+    assert_int_equal(a->tied, b->tied);
+    assert_int_equal(a->scaling, b->scaling);
+    assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta);
+    if (a->scaling != LM_SCALING_NONE)
+        assert_true(a->rope_factor == b->rope_factor && a->rope_orig_ctx == b->rope_orig_ctx);
+}
+
+/* config.json -> fields -> config.json -> fields is the identity. */
+static void config_json_round_trips(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"tiny-llama", "tiny-llama-tied", "tiny-llama-bias", "tiny-llama-linear",
+                                        "tiny-llama-llama3", "tiny-llama-yarn", "tiny-mistral", "tiny-gpt2"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char path[256], dir[] = "/tmp/libmodel-arch-XXXXXX", file[128], weights[4096], link[128], *json;
+        struct lm_err e = {0};
+        struct lm_model *m;
+        struct lm_config a, b;
+        snprintf(path, sizeof path, MODELS "%s", names[i]);
+        if (lm_model_open(&m, path, &e) || lm_config_read(&a, m, NULL, &e) != 1)
+            fail_msg("%s: %s", path, e.text);
+        lm_model_close(m);
+        assert_int_equal(lm_config_to_json(&json, &a, "bfloat16", &e), 0);
+
+        assert_non_null(mkdtemp(dir));
+        snprintf(file, sizeof file, "%s/config.json", dir);
+        FILE *f = fopen(file, "w");
+        assert_non_null(f);
+        fputs(json, f);
+        fclose(f);
+        free(json);
+        snprintf(path, sizeof path, MODELS "%s/model.safetensors", names[i]);
+        assert_non_null(realpath(path, weights));
+        snprintf(link, sizeof link, "%s/model.safetensors", dir);
+        assert_int_equal(symlink(weights, link), 0);
+        if (lm_model_open(&m, dir, &e) || lm_config_read(&b, m, NULL, &e) != 1)
+            fail_msg("%s: %s", names[i], e.text);
+        assert_same_config(&a, &b);
+        lm_model_close(m);
+        unlink(link);
+        unlink(file);
+        rmdir(dir);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_row_has_a_role_a_name_and_a_reason),
+        cmocka_unit_test(names_match_back_to_their_row),
+        cmocka_unit_test(odd_names_do_not_match),
+        cmocka_unit_test(gpt2_names_do_without_their_prefix),
+        cmocka_unit_test(llama3_divisors_recover_their_parameters),
+        cmocka_unit_test(yarn_keeps_fast_pairs_and_slows_the_rest),
+        cmocka_unit_test(every_fixture_binds),
+        cmocka_unit_test(broken_configs_are_refused_with_a_reason),
+        cmocka_unit_test(config_json_round_trips),
+    };
+    return cmocka_run_group_tests_name("arch", tests, NULL, NULL);
+}
