@@ -314,6 +314,8 @@ int cli_parse(const struct cli_cmd *cmd, int argc, char **argv, void *target)
     the_cmd = cmd;
     guard_std_fds();
     set_handlers();
+    if (!isatty(1))
+        setvbuf(stdout, NULL, _IOFBF, 1 << 16);
     for (int i = 1; i < argc;) {
         if (strcmp(argv[i], "--") == 0) {
             for (i++; i < argc; i++)

@@ -27,6 +27,8 @@ struct lm_request {
     bool pure;                   /* ftype's base type everywhere it may go */
     uint64_t max_file_bytes;     /* --split */
     const char *name;            /* general.name; NULL: from the source */
+    bool bare;                   /* tensors only, no small files beside them (a single .safetensors) */
+    bool allow_unknown;          /* tensors that the architecture does not know keep their own names */
 };
 
 enum lm_action { LM_ACTION_COPY, LM_ACTION_CAST, LM_ACTION_QUANTIZE, LM_ACTION_MAKE };
@@ -62,6 +64,14 @@ struct lm_plan {
     /* Small files written beside the tensors (directory outputs), malloc'd. */
     struct lm_plan_side { char *name; uint8_t *data; size_t n; } *sides;
     size_t n_sides;
+    /* Items [first, first + n) go together into one file or one split set;
+     * base NULL: named after the destination. More than one only when the
+     * original shards are given back; exact_header then and for one file. */
+    struct lm_plan_part { char *base; struct lm_span exact_header; size_t first, n; } *parts;
+    size_t n_parts;
+    bool exact;                  /* the original files are given back byte for byte */
+    char **notes;                /* sentences that the user should see */
+    size_t n_notes;
     uint64_t n_src_bytes, n_dst_bytes;
     struct lm_arena arena;
 };
@@ -70,6 +80,7 @@ struct lm_plan {
  * without a reason, a transform does not fit, the target cannot store a dtype … */
 int lm_plan_make(struct lm_plan **out, struct lm_model *src, const struct lm_request *req, struct lm_err *e);
 void lm_plan_free(struct lm_plan *p);
+enum lm_action lm_plan_action(const struct lm_plan_item *it);
 
 struct lm_run_options {
     bool force;               /* replace an existing destination */
@@ -81,7 +92,8 @@ struct lm_run_options {
 };
 /* dst is a file, or a directory (made if needed) when the name ends in / or is
  * an existing directory or sides exist. The source is checked to be unchanged
- * at the end. On any failure the destination is absent or as it was. */
+ * at the end and the result is read back. On any failure the destination is
+ * absent or as it was. Values that are not finite stop a quantization. */
 int lm_plan_run(struct lm_plan *p, const char *dst, const struct lm_run_options *o, struct lm_err *e);
 
 /* ---- commit.c: durable files */

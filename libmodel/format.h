@@ -23,8 +23,10 @@ struct lm_write_spec {
     size_t n_tensors;
     const struct lm_meta *meta;
     uint64_t max_file_bytes; /* split after this many bytes of tensor data; 0 = one file */
-    /* safetensors: a header to reproduce literally when it describes exactly
-     * these tensors (GGUF back to the original file); may be empty. */
+    /* safetensors: a header (its JSON text with the padding, without the 8
+     * bytes of length) to reproduce literally when it describes exactly these
+     * tensors (GGUF back to the original file); may be empty. meta is then not
+     * written: the header has its own. Of meta only strings are written. */
     struct lm_span exact_header;
 };
 

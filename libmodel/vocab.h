@@ -29,7 +29,6 @@ enum lm_vocab_algo {
     LM_VOCAB_BYTE_BPE  /* GPT-2 family: pre-tokenizer, byte letters, ranked merges */
 };
 
-/* Named pre-tokenizers, as GGUF's tokenizer.ggml.pre calls them. */
 struct lm_merge {
     uint32_t left, right, result; /* piece ids; rank is the place in the list */
 };
@@ -39,16 +38,21 @@ struct lm_vocab {
     size_t n_pieces;
     const struct lm_piece *pieces;
     size_t n_merges;
-    const struct lm_merge *merges;
+    const struct lm_merge *merges; /* byte BPE; of SPM_BPE only from tokenizer.json, and then they rule, not the scores */
     int64_t bos_id, eos_id, unk_id, pad_id; /* -1 none */
     bool add_bos, add_eos;       /* what the checkpoint asks for in front of / after a text */
     /* SentencePiece */
     bool add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, byte_fallback;
+    bool prefix_every_part;      /* the prefix also follows every special token (HF "legacy", llama.cpp) */
+    bool fuse_unk;               /* neighbouring unknown characters give one unk_id */
     struct lm_span charsmap;     /* precompiled normalizer; empty = identity */
     /* byte BPE */
-    const char *pre;             /* GGUF's name of the pre-tokenizer ("gpt-2", "llama-bpe", "qwen2"), never NULL here */
-    struct lm_span pre_pattern;  /* the Split regex declared by tokenizer.json; empty when only a name is known */
-    bool add_prefix_space, ignore_merges, nfc;
+    const char *pre;             /* GGUF's name of the pre-tokenizer ("gpt-2", "llama-bpe", "qwen2"); "" when its
+                                    pattern has none; never NULL */
+    struct lm_span pre_pattern;  /* the regexes that split in turn, a NUL after each but the last; those of the name
+                                    when a name is all that was declared */
+    bool add_prefix_space;       /* a space goes in front of a text that does not begin with one */
+    bool ignore_merges, nfc;
     struct lm_span chat_template; /* empty if none */
     const char *source;          /* "tokenizer.model", "tokenizer.json", "vocab.json + merges.txt", "GGUF" */
 };

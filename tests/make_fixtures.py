@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Make tests/fixtures/models/ and tests/fixtures/tokenizers/.
 
-    /opt/oracle/venv/bin/python tests/make_fixtures.py [models] [tokenizers]
+    python3 tests/make_fixtures.py [models] [tokenizers]
 
 (both without arguments).  Needs torch, transformers, safetensors, tokenizers
 and sentencepiece; the tokenizer part also reads the texts and SentencePiece
-models of the shared folder ($LM_SHARED, default ../shared next to the
+models of a data folder ($LM_SHARED, default ../shared next to the
 repository).  Every weight, id and text comes from a fixed seed, so a second
 run writes the same bytes (given the same library versions).  The results are
 committed: the C tests never run this script.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Make tests/fixtures/quant/: known answers for storage types.
 
-    /opt/oracle/venv/bin/python tests/make_quant_blocks.py
+    python3 tests/make_quant_blocks.py
 
 Needs numpy, torch and a ggml built with -ffp-contract=off and no FMA
-($GGML_LIB, default /opt/oracle/llama-exact/bin/libggml-base.so; contraction
+($GGML_LIB: the path of libggml-base.so; contraction
 changes up to 30 % of the K-quant blocks).  Deterministic; the results are
 committed, so the C tests never run this.  tests/fixtures/README.md says what
 each file holds.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 OUT = pathlib.Path(__file__).resolve().parent / "fixtures" / "quant"
-LIB = os.environ.get("GGML_LIB", "/opt/oracle/llama-exact/bin/libggml-base.so")
+LIB = os.environ["GGML_LIB"]
 ROW = 256
 # name -> (ggml id, elements per block, bytes per block)
 TYPES = {

@@ -1,0 +1,31 @@
+/* Between the files that make a plan.  Private to convert/. */
+#ifndef CONVERT_PLAN_H
+#define CONVERT_PLAN_H
+
+#include "convert/convert.h"
+
+#define LMC_SOURCE "libmodel.source." /* keys of GGUF metadata that carry the original's small files */
+
+bool lmc_to_gguf(const struct lm_plan *p);
+bool lmc_is_gguf(const struct lm_model *m);
+bool lmc_renames(const struct lm_plan *p); /* between Hugging Face's and GGUF's names */
+bool lmc_has_suffix(const char *s, const char *suffix);
+const char *lmc_base_name(const char *path);
+int lmc_nomem(struct lm_err *e);
+int lmc_note(struct lm_plan *p, struct lm_err *e, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int lmc_side(struct lm_plan *p, const char *name, struct lm_span data, struct lm_err *e);
+char *lmc_print(struct lm_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* plan_meta.c: the output's metadata, original files included. */
+int lmc_plan_meta(struct lm_plan *p, struct lm_err *e);
+/* plan_type.c: the output's dtypes. */
+int lmc_plan_types(struct lm_plan *p, struct lm_err *e);
+/* plan_back.c: gives back the original safetensors files of a GGUF that we
+ * made, when nothing but names and order differ (p->exact). */
+int lmc_plan_back(struct lm_plan *p, struct lm_err *e);
+/* plan_side.c: config.json, tokenizer files. */
+int lmc_plan_sides(struct lm_plan *p, struct lm_err *e);
+/* Where the items of a part go; base names the files unless the part does. Free with lm_layout_free. */
+int lmc_layout(struct lm_layout *out, const struct lm_plan *p, size_t part, const char *base, struct lm_err *e);
+
+#endif

@@ -1,0 +1,247 @@
+/* Back to the original safetensors files, byte for byte.
+ *
+ * A GGUF that lm-convert made carries the headers of the files it came from.
+ * When they describe exactly the tensors at hand, and every dtype comes back
+ * without loss, the same headers are written over the same bytes. A vector that
+ * GGUF widened to F32 is narrowed only after every value was seen to survive. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <jansson.h>
+
+#include "convert/plan.h"
+
+/* What a header says of one tensor, matched to its item. */
+struct wanted {
+    struct lm_plan_item *it;
+    char *name;
+    enum lm_dtype dtype;
+    unsigned n_dims;
+};
+
+struct back {
+    struct lm_plan *p;
+    struct lm_map *by_name; /* of the source's tensors -> item */
+    struct wanted *wanted;  /* file by file */
+    size_t n_wanted;
+    bool *taken;            /* one an item */
+};
+
+/* ---- values survive? */
+
+static bool survives(const float *x, uint64_t n, enum lm_dtype to)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        float back = to == LM_BF16 ? lm_bf16_to_f32(lm_f32_to_bf16(x[i])) : lm_f16_to_f32(lm_f32_to_f16(x[i]));
+        if (memcmp(&back, &x[i], sizeof back) != 0)
+            return false;
+    }
+    return true;
+}
+
+static bool narrows_exactly(const struct lm_tensor *t, enum lm_dtype to)
+{
+    float buf[4096];
+
+    for (uint64_t i = 0; i < t->n_elems; i += 4096) {
+        uint64_t n = t->n_elems - i < 4096 ? t->n_elems - i : 4096;
+        if (lm_tensor_to_f32(t, i, n, buf, NULL) < 0 || !survives(buf, n, to))
+            return false;
+    }
+    return true;
+}
+
+/* The tensors that conversion to GGUF widens whatever was asked: small ones. */
+static bool was_widened(const struct lm_plan_item *it)
+{
+    return it->n_dims < 2 || it->role == LM_ROLE_POS_EMBD || !lmc_has_suffix(it->src->name, ".weight") ||
+           strstr(it->src->name, "_norm.weight");
+}
+
+static bool restores(const struct lm_plan_item *it, enum lm_dtype to)
+{
+    if (it->src->dtype == to)
+        return true;
+    return it->src->dtype == LM_F32 && (to == LM_BF16 || to == LM_F16) && was_widened(it) &&
+           narrows_exactly(it->src, to);
+}
+
+/* ---- header against items */
+
+static struct lm_plan_item *find_item(struct back *b, const char *name)
+{
+    const struct lm_binding *bind = b->p->bind;
+    char buf[512];
+    int layer;
+    const struct lm_arch_row *row = bind ? lm_arch_match(bind->config.arch, LM_NAMES_HF, name, &layer) : NULL;
+
+    if (row && !lm_arch_row_name(row, LM_NAMES_GGUF, layer, buf, sizeof buf))
+        return NULL;
+    size_t i = lm_map_get(b->by_name, lm_span_str(row ? buf : name));
+    if (i == SIZE_MAX || b->taken[i])
+        return NULL;
+    b->taken[i] = true;
+    return &b->p->items[i];
+}
+
+static bool same_shape(const struct lm_plan_item *it, const json_t *shape)
+{
+    size_t n = json_array_size(shape);
+
+    if (!json_is_array(shape))
+        return false;
+    if (n == 0)
+        return it->n_dims <= 1 && it->src->n_elems == 1;
+    if (n != it->n_dims)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *d = json_array_get(shape, i);
+        if (!json_is_integer(d) || json_integer_value(d) < 0 || (uint64_t)json_integer_value(d) != it->shape[i])
+            return false;
+    }
+    return true;
+}
+
+/* 1 it fits, 0 it does not, -1 out of memory. */
+static int want(struct back *b, const char *name, const json_t *entry)
+{
+    struct lm_plan_item *it = find_item(b, name);
+    const char *dtype = json_string_value(json_object_get(entry, "dtype"));
+    const json_t *shape = json_object_get(entry, "shape");
+    int d = dtype ? lm_dtype_find(dtype) : -1;
+
+    if (!it || d < 0 || !same_shape(it, shape) || !restores(it, (enum lm_dtype)d))
+        return 0;
+    struct wanted *w = &b->wanted[b->n_wanted++];
+    *w = (struct wanted){it, lm_arena_str(&b->p->arena, lm_span_str(name)), (enum lm_dtype)d,
+                         (unsigned)json_array_size(shape)};
+    return w->name ? 1 : -1;
+}
+
+static int want_all_of(struct back *b, struct lm_span header)
+{
+    json_t *root = json_loadb((const char *)header.data, header.size, JSON_REJECT_DUPLICATES, NULL);
+    const char *name;
+    json_t *entry;
+    int rc = json_is_object(root) ? 1 : 0;
+
+    json_object_foreach(root, name, entry) {
+        if (rc == 1 && strcmp(name, "__metadata__") != 0)
+            rc = want(b, name, entry);
+    }
+    json_decref(root);
+    return rc;
+}
+
+/* ---- all files */
+
+static bool is_plain_name(struct lm_span s)
+{
+    return s.size > 0 && s.size < 200 && s.data[0] != '.' && !memchr(s.data, '/', s.size) && !memchr(s.data, 0, s.size);
+}
+
+static struct lm_span header_at(const struct lm_meta *m, size_t n_files, size_t i)
+{
+    struct lm_span s = {0};
+    char key[64];
+
+    snprintf(key, sizeof key, n_files == 1 ? LMC_SOURCE "header" : LMC_SOURCE "header.%zu", i);
+    lm_meta_get_str(m, key, &s, NULL);
+    return s;
+}
+
+/* 1 all fits and the parts are set up, 0 not, -1 out of memory. */
+static int match_files(struct back *b, const struct lm_meta *m, const struct lm_meta_value *files)
+{
+    struct lm_plan *p = b->p;
+
+    for (size_t i = 0; i < files->n; i++) {
+        struct lm_plan_part *part = &p->parts[i];
+        size_t first = b->n_wanted;
+        if (!is_plain_name(files->strs[i]))
+            return 0;
+        part->exact_header = header_at(m, files->n, i);
+        int rc = part->exact_header.size ? want_all_of(b, part->exact_header) : 0;
+        if (rc <= 0)
+            return rc;
+        part->base = lm_arena_str(&p->arena, files->strs[i]);
+        part->first = first;
+        part->n = b->n_wanted - first;
+        if (!part->base)
+            return -1;
+    }
+    return b->n_wanted == p->n_items;
+}
+
+static int apply(struct back *b)
+{
+    struct lm_plan *p = b->p;
+    struct lm_plan_item *items = calloc(p->n_items + 1, sizeof *items);
+
+    if (!items)
+        return -1;
+    for (size_t i = 0; i < b->n_wanted; i++) {
+        const struct wanted *w = &b->wanted[i];
+        items[i] = *w->it;
+        items[i].name = w->name;
+        items[i].dtype = w->dtype;
+        items[i].n_dims = w->n_dims;
+    }
+    free(p->items);
+    p->items = items;
+    p->exact = true;
+    return 0;
+}
+
+static int index_items(struct back *b)
+{
+    struct lm_plan *p = b->p;
+
+    b->by_name = lm_map_new(p->n_items);
+    b->taken = calloc(p->n_items + 1, sizeof *b->taken);
+    b->wanted = calloc(p->n_items + 1, sizeof *b->wanted);
+    if (!b->by_name || !b->taken || !b->wanted)
+        return -1;
+    for (size_t i = 0; i < p->n_items; i++)
+        if (lm_map_put(b->by_name, lm_span_str(p->items[i].src->name), i) < 0)
+            return -1;
+    return 0;
+}
+
+static int try_back(struct back *b, const struct lm_meta *m, const struct lm_meta_value *files)
+{
+    struct lm_plan *p = b->p;
+    int rc;
+
+    p->parts = calloc(files->n, sizeof *p->parts);
+    if (!p->parts || index_items(b))
+        return -1;
+    p->n_parts = files->n;
+    rc = match_files(b, m, files);
+    if (rc == 1)
+        return apply(b);
+    free(p->parts);
+    p->parts = NULL;
+    p->n_parts = 0;
+    return rc;
+}
+
+int lmc_plan_back(struct lm_plan *p, struct lm_err *e)
+{
+    const struct lm_meta *m = lm_model_meta(p->src);
+    const struct lm_meta_value *files = lm_meta_get(m, LMC_SOURCE "files");
+    struct back b = {.p = p};
+    int rc;
+
+    if (lmc_to_gguf(p) || !lmc_is_gguf(p->src) || p->req.dtype >= 0 || p->req.max_file_bytes)
+        return 0;
+    if (!files || files->type != LM_META_ARRAY || files->elem != LM_META_STR || files->n == 0)
+        return 0;
+    if (files->n > p->n_items || (p->req.bare && files->n > 1))
+        return 0;
+    rc = try_back(&b, m, files);
+    lm_map_free(b.by_name);
+    free(b.wanted);
+    free(b.taken);
+    return rc < 0 ? lmc_nomem(e) : 0;
+}

@@ -1,0 +1,261 @@
+/* Carrying out a plan: where files go, their heads, the data, the check. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "convert/plan.h"
+#include "convert/stream.h"
+
+struct run {
+    struct lm_plan *p;
+    const struct lm_run_options *o;
+    char *dir, *base;            /* base: of files that the plan does not name */
+    struct lm_layout *layouts;   /* one a part */
+    struct lmc_place *places;    /* one an item */
+    struct lm_commit *commit;
+};
+
+/* ---- layout */
+
+int lmc_layout(struct lm_layout *out, const struct lm_plan *p, size_t part, const char *base, struct lm_err *e)
+{
+    const struct lm_plan_part *q = &p->parts[part];
+    struct lm_write_tensor *t = calloc(q->n + 1, sizeof *t);
+    struct lm_write_spec spec = {.tensors = t, .n_tensors = q->n, .meta = p->meta,
+                                 .max_file_bytes = p->req.max_file_bytes, .exact_header = q->exact_header};
+    int rc;
+
+    *out = (struct lm_layout){0};
+    if (!t)
+        return lmc_nomem(e);
+    for (size_t i = 0; i < q->n; i++) {
+        const struct lm_plan_item *it = &p->items[q->first + i];
+        t[i] = (struct lm_write_tensor){.name = it->name, .dtype = it->dtype, .n_dims = it->n_dims};
+        memcpy(t[i].shape, it->shape, sizeof t[i].shape);
+    }
+    rc = p->req.to->layout(out, &spec, q->base && !p->req.bare ? q->base : base, e);
+    free(t);
+    return rc;
+}
+
+static int make_layouts(struct run *r, struct lm_err *e)
+{
+    r->layouts = calloc(r->p->n_parts, sizeof *r->layouts);
+    r->places = calloc(r->p->n_items + 1, sizeof *r->places);
+    if (!r->layouts || !r->places)
+        return lmc_nomem(e);
+    for (size_t i = 0; i < r->p->n_parts; i++)
+        if (lmc_layout(&r->layouts[i], r->p, i, r->base, e))
+            return -1;
+    return 0;
+}
+
+/* ---- where */
+
+static bool is_folder(const char *path)
+{
+    struct stat s;
+
+    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+static int choose_place(struct run *r, const char *dst, struct lm_err *e)
+{
+    size_t n = strlen(dst);
+    const struct lm_plan *p = r->p;
+    bool folder = n == 0 || dst[n - 1] == '/' || is_folder(dst) || p->n_sides > 0 || p->n_parts > 1;
+    const char *base = lmc_base_name(dst);
+
+    if (folder) {
+        r->dir = strdup(n ? dst : ".");
+        r->base = strdup(lmc_to_gguf(p) ? "model.gguf" : "model.safetensors");
+    } else {
+        r->dir = base == dst ? strdup(".") : strndup(dst, (size_t)(base - dst));
+        r->base = strdup(base);
+    }
+    if (!r->dir || !r->base)
+        return lmc_nomem(e);
+    for (n = strlen(r->dir); n > 1 && r->dir[n - 1] == '/'; n--)
+        r->dir[n - 1] = 0;
+    return 0;
+}
+
+static bool is_source_file(const struct lm_model *m, const struct stat *s)
+{
+    for (size_t i = 0; i < lm_model_n_files(m); i++)
+        if (lm_model_file(m, i)->dev == (uint64_t)s->st_dev && lm_model_file(m, i)->ino == (uint64_t)s->st_ino)
+            return true;
+    return false;
+}
+
+/* Through links too: the same file is the same device and inode. */
+static int refuse_source(const struct run *r, const char *name, struct lm_err *e)
+{
+    char *path = NULL;
+    struct stat s;
+    bool same;
+
+    if (asprintf(&path, "%s/%s", r->dir, name) < 0)
+        return lmc_nomem(e);
+    same = stat(path, &s) == 0 && is_source_file(r->p->src, &s);
+    if (same)
+        lm_err_set(e, LM_USAGE, "%s is the source itself: choose another destination", path);
+    free(path);
+    return same ? -1 : 0;
+}
+
+/* Small files would replace those of the source. */
+static int refuse_source_folder(const struct run *r, struct lm_err *e)
+{
+    const char *path = lm_model_file(r->p->src, 0)->path, *base = lmc_base_name(path);
+    char *dir = base == path ? strdup(".") : strndup(path, (size_t)(base - path));
+    struct stat a, b;
+    bool same;
+
+    if (!dir)
+        return lmc_nomem(e);
+    same = stat(dir, &a) == 0 && stat(r->dir, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    free(dir);
+    if (same)
+        return lm_err_set(e, LM_USAGE, "%s is the folder of the source: choose another destination", r->dir);
+    return 0;
+}
+
+static int check_destination(const struct run *r, struct lm_err *e)
+{
+    for (size_t i = 0; i < r->p->n_parts; i++)
+        for (size_t f = 0; f < r->layouts[i].n_files; f++)
+            if (refuse_source(r, r->layouts[i].files[f].name, e))
+                return -1;
+    return r->p->n_sides > 0 && lm_model_n_files(r->p->src) > 0 ? refuse_source_folder(r, e) : 0;
+}
+
+/* ---- files */
+
+static int add_file(struct run *r, const char *name, const uint8_t *head, size_t n_head, uint64_t n_bytes, int *fd,
+                    struct lm_err *e)
+{
+    if (lm_commit_add(r->commit, name, n_bytes, fd, e))
+        return -1;
+    if (lm_pwrite_all(*fd, head, n_head, 0, e))
+        return lm_err_prefix(e, "%s/%s", r->dir, name);
+    return 0;
+}
+
+static int add_part(struct run *r, size_t part, struct lm_err *e)
+{
+    const struct lm_layout *l = &r->layouts[part];
+    const struct lm_plan_part *q = &r->p->parts[part];
+    int *fds = calloc(l->n_files + 1, sizeof *fds);
+    int rc = fds ? 0 : lmc_nomem(e);
+
+    for (size_t f = 0; rc == 0 && f < l->n_files; f++)
+        if (!l->files[f].last)
+            rc = add_file(r, l->files[f].name, l->files[f].head, l->files[f].n_head, l->files[f].n_bytes, &fds[f], e);
+    for (size_t i = 0; rc == 0 && i < q->n; i++)
+        r->places[q->first + i] = (struct lmc_place){fds[l->places[i].file], l->places[i].offset};
+    free(fds);
+    return rc;
+}
+
+/* In the order in which names will appear: data, small files, commit record. */
+static int add_files(struct run *r, struct lm_err *e)
+{
+    int fd;
+
+    for (size_t i = 0; i < r->p->n_parts; i++)
+        if (add_part(r, i, e))
+            return -1;
+    for (size_t i = 0; i < r->p->n_sides; i++)
+        if (add_file(r, r->p->sides[i].name, r->p->sides[i].data, r->p->sides[i].n, r->p->sides[i].n, &fd, e))
+            return -1;
+    for (size_t i = 0; i < r->p->n_parts; i++)
+        for (size_t f = 0; f < r->layouts[i].n_files; f++) {
+            const struct lm_layout_file *file = &r->layouts[i].files[f];
+            if (file->last && add_file(r, file->name, file->head, file->n_head, file->n_bytes, &fd, e))
+                return -1;
+        }
+    return 0;
+}
+
+/* ---- reading back */
+
+/* A file that opens the whole result: the index, or the first. */
+static const char *entry_file(const struct run *r)
+{
+    const struct lm_layout *l = &r->layouts[0];
+    size_t n = r->p->n_sides;
+
+    if (r->p->n_parts > 1 && n > 0 && lmc_has_suffix(r->p->sides[n - 1].name, ".index.json"))
+        return r->p->sides[n - 1].name;
+    for (size_t f = 0; f < l->n_files; f++)
+        if (l->files[f].last)
+            return l->files[f].name;
+    return l->files[0].name;
+}
+
+static int compare(const struct lm_plan *p, const struct lm_model *m, struct lm_err *e)
+{
+    if (p->n_parts == 1 && lm_model_n_tensors(m) != p->n_items)
+        return lm_err_set(e, LM_MISMATCH, "%zu tensors were written, %zu are found", p->n_items, lm_model_n_tensors(m));
+    for (size_t i = 0; i < p->n_items; i++) {
+        const struct lm_plan_item *it = &p->items[i];
+        const struct lm_tensor *t = lm_model_find(m, it->name);
+        if (!t && p->n_parts > 1)
+            continue;
+        if (!t || t->dtype != it->dtype || t->n_dims != it->n_dims ||
+            memcmp(t->shape, it->shape, it->n_dims * sizeof it->shape[0]) != 0)
+            return lm_err_set(e, LM_MISMATCH, "tensor '%s' is not as it was written", it->name);
+    }
+    return 0;
+}
+
+static int read_back(const struct run *r, struct lm_err *e)
+{
+    struct lm_model *m = NULL;
+    char *path = NULL;
+    int rc;
+
+    if (asprintf(&path, "%s/%s", r->dir, entry_file(r)) < 0)
+        return lmc_nomem(e);
+    rc = lm_model_open(&m, path, e);
+    if (rc == 0)
+        rc = compare(r->p, m, e);
+    if (rc)
+        lm_err_prefix(e, "%s: written, but reading it back failed", path);
+    lm_model_close(m);
+    free(path);
+    return rc;
+}
+
+/* ---- all */
+
+static int run(struct run *r, const char *dst, struct lm_err *e)
+{
+    struct lm_commit *c;
+
+    if (choose_place(r, dst, e) || make_layouts(r, e) || check_destination(r, e))
+        return -1;
+    if (lm_commit_begin(&r->commit, r->dir, r->o->force, e) || add_files(r, e))
+        return -1;
+    if (lmc_stream(r->p, r->places, r->o, e) || lm_model_check_unchanged(r->p->src, e) || lmc_stopped(r->o, e))
+        return -1;
+    c = r->commit;
+    r->commit = NULL;
+    return lm_commit_finish(c, e) || read_back(r, e) ? -1 : 0;
+}
+
+int lm_plan_run(struct lm_plan *p, const char *dst, const struct lm_run_options *o, struct lm_err *e)
+{
+    struct run r = {.p = p, .o = o};
+    int rc = run(&r, dst, e);
+
+    lm_commit_abort(r.commit);
+    for (size_t i = 0; r.layouts && i < p->n_parts; i++)
+        lm_layout_free(&r.layouts[i]);
+    free(r.layouts);
+    free(r.places);
+    free(r.dir);
+    free(r.base);
+    return rc;
+}

@@ -1,0 +1,163 @@
+/* Private to the cpu backend: its instance, the forms activations take, and the
+ * table of kernels that each instruction set provides. */
+#ifndef GPU_CPU_H
+#define GPU_CPU_H
+
+#include "gpu/backend.h"
+
+#define LMI_SUPER 256    /* columns that the int8 kernels take at a time */
+#define LMI_ROWS 32      /* weight rows of one task */
+#define LMI_PANEL_ROWS 8 /* weight rows decoded to f32 at a time */
+#define LMI_LANES 16     /* keys interleaved in the K cache; partial sums of an f32 product */
+
+/* 256 activations rounded to int8, one scale per 32. A weight is s q - m with
+ * unsigned q, so a product is  sum_g s_g d_g (q . a) + m_g ns_g  with
+ * ns = -d * sum(a). The halves of `wide` and of `fine` are what a block type
+ * with groups of 32 or of 16 multiplies its scales and minima by. */
+struct lmi_q8 {
+    int8_t q[LMI_SUPER];
+    float wide[16]; /* d of 8 groups of 32, then ns of the same */
+    float fine[32]; /* d of 16 groups of 16, then ns */
+};
+
+/* The inputs of one product, n tokens of k columns, in the forms its weights need. */
+struct lmi_acts {
+    const float *x; /* [n, ldx] */
+    size_t ldx, n, k;
+    struct lmi_q8 *q8; /* [n, n_super], when there are few tokens */
+    uint8_t *q8_tiles; /* [n_tiles] of kernels->q8_tile_bytes(k), else */
+    uint8_t *bf16_tiles;
+};
+
+/* Products write y[t * ldy + r]. Reading past k or past `rows` never happens. */
+struct lmi_kernels {
+    const char *name;
+
+    /* f32 product; per output 16 partial sums (columns mod 16), fused
+     * multiply-add where the machine has it, summed as a tree: the result does
+     * not depend on rows or n. */
+    void (*dot_f32)(float *y, size_t ldy, const float *w, size_t ldw, size_t rows, const float *x, size_t ldx,
+                    size_t n, size_t k);
+
+    /* Attention. k is [n_blocks][d][16], s [rows][lds]; v is [n_keys][d_pad]
+     * with d_pad a multiple of 16. Sums run over d, and over keys, in order. */
+    void (*scores)(float *s, size_t lds, const float *q, size_t ldq, size_t rows, size_t d, const float *k,
+                   size_t n_blocks);
+    void (*mix)(float *o, size_t ldo, const float *p, size_t ldp, size_t rows, const float *v, size_t d_pad,
+                size_t n_keys);
+
+    /* LM_MATH_FAST only: exp to about 2e-7. */
+    double (*exp_row)(float *s, size_t n, float max); /* s = exp(s - max); their sum */
+    void (*silu)(float *x, size_t n);
+    void (*gelu)(float *x, size_t n);
+
+    /* int8 products. quantize_tile takes up to q8_tile_tokens tokens. */
+    size_t q8_tile_tokens;
+    size_t (*q8_tile_bytes)(size_t k);
+    size_t (*q8_panel_bytes)(size_t k);
+    void (*quantize)(struct lmi_q8 *q, const float *x, size_t k);
+    void (*quantize_tile)(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k);
+    void (*q8_rows)(enum lm_dtype t, float *y, const uint8_t *w, size_t row_bytes, size_t rows, const struct lmi_q8 *a,
+                    size_t k);
+    void (*q8_gemm)(enum lm_dtype t, float *y, size_t ldy, const uint8_t *w, size_t row_bytes, size_t rows,
+                    const struct lmi_acts *a, uint8_t *panel);
+
+    /* bf16 weights without a panel, f32 activations; NULL: through dot_f32. */
+    void (*bf16_rows)(float *y, const uint8_t *w, size_t rows, const float *x, size_t k);
+    /* bf16 weights and activations; NULL: through dot_f32. */
+    size_t bf16_tile_tokens;
+    size_t (*bf16_tile_bytes)(size_t k);
+    void (*bf16_tile)(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k);
+    void (*bf16_gemm)(float *y, size_t ldy, const uint8_t *w, size_t rows, const struct lmi_acts *a, uint8_t *panel);
+};
+
+extern const struct lmi_kernels lmi_kernels_portable, lmi_kernels_avx2, lmi_kernels_avx512, lmi_kernels_avx512bf16;
+/* The kernels for this machine, or by name ("portable", "avx2", "avx512-vnni",
+ * "avx512-bf16"); NULL when the machine lacks them. */
+const struct lmi_kernels *lmi_kernels_find(const char *name);
+
+/* Block types with an int8 product: elements per group (16 or 32), 0 for others. */
+unsigned lmi_q8_group(enum lm_dtype t);
+
+/* Everything a thread writes besides results; never shared. */
+struct lmi_thread {
+    uint8_t *panel;  /* decoded weights */
+    float *tile;     /* [n, LMI_ROWS] second operand of a gated FFN */
+    float *scores;   /* [attend_rows, lds] */
+    float *heads;    /* queries and outputs of an attention task */
+};
+
+struct lm_dev {
+    struct lm_net *net;
+    const struct lmi_kernels *kernels;
+    enum lm_math math;
+    int n_threads;
+    size_t attend_rows, lds, d_head_pad; /* attention task size; stride of scores; d_head up to 16 */
+    size_t panel_bytes;
+    size_t n_cap;      /* tokens that the scratch is sized for */
+    float *norm;       /* [n, d] */
+    float *wide;       /* [n, max(Q + 2 KV, d_ff)] */
+    uint8_t *acts;     /* int8 and bf16 forms of the inputs */
+    struct lmi_thread *threads;
+};
+
+struct lm_buf {
+    float *data;
+    size_t n;
+};
+
+/* k: [layer][kv head][position / 16][d_head][position % 16];
+ * v: [layer][kv head][position][d_head_pad], zero beyond d_head. */
+struct lm_kv {
+    float *k, *v;
+    size_t n_bytes;    /* of each */
+    size_t ctx_pad;
+};
+static inline float *lmi_k_at(const struct lm_dev *d, const struct lm_kv *kv, size_t layer, size_t head, size_t pos)
+{
+    const struct lm_config *c = &d->net->config;
+    size_t base = (layer * c->n_kv_heads + head) * kv->ctx_pad * c->d_head;
+    return kv->k + base + pos / LMI_LANES * LMI_LANES * c->d_head + pos % LMI_LANES;
+}
+static inline float *lmi_v_at(const struct lm_dev *d, const struct lm_kv *kv, size_t layer, size_t head, size_t pos)
+{
+    return kv->v + ((layer * d->net->config.n_kv_heads + head) * kv->ctx_pad + pos) * d->d_head_pad;
+}
+
+/* n * size bytes aligned to 64, not cleared; NULL when out of memory. */
+void *lmi_cpu_alloc(size_t n, size_t size);
+/* Scratch for n tokens a call; grows only. */
+int lmi_cpu_reserve(struct lm_dev *d, size_t n, struct lm_err *e);
+
+/* ---- products (cpu_matmul.c) */
+
+/* Fills a with x [n, ldx] in every form that the n_mats matrices need. */
+void lmi_acts_prepare(struct lm_dev *d, struct lmi_acts *a, const float *x, size_t ldx, size_t n,
+                      const struct lm_mat *const *mats, size_t n_mats);
+/* Bytes of lm_dev.acts for n tokens of k columns, of lmi_thread.panel for a matrix. */
+size_t lmi_acts_bytes(const struct lm_dev *d, size_t k, size_t n);
+size_t lmi_panel_bytes(const struct lm_dev *d, const struct lm_mat *m);
+/* Row r of a matrix that is not transposed, as f32 [cols]. */
+void lmi_mat_row(const struct lm_mat *m, size_t r, float *out);
+/* Rows r0 .. r0+rows-1 (at most LMI_ROWS) for every token, with bias. */
+void lmi_mat_tile(struct lm_dev *d, const struct lm_mat *m, const struct lmi_acts *a, size_t r0, size_t rows, float *y,
+                  size_t ldy, struct lmi_thread *t);
+
+/* ---- the parts of operations (cpu_attend.c) */
+int lmi_cpu_attend(struct lm_dev *d, uint32_t layer, const struct lm_buf *q, const struct lm_kv *kv, struct lm_buf *out,
+                   size_t n, size_t pos0, float *probs, struct lm_err *e);
+/* Rotates the q and k rows of wide [n, Q + 2 KV] and stores q, K and V. */
+void lmi_cpu_store_qkv(struct lm_dev *d, uint32_t layer, struct lm_buf *q, struct lm_kv *kv, size_t n, size_t pos0);
+
+/* ---- operations (cpu_ops.c) */
+int lmi_cpu_embed(struct lm_dev *d, struct lm_buf *x, const int32_t *ids, size_t n, size_t pos0, bool add_pos,
+                  struct lm_err *e);
+int lmi_cpu_qkv(struct lm_dev *d, uint32_t layer, const struct lm_buf *x, struct lm_buf *q, struct lm_kv *kv, size_t n,
+                size_t pos0, struct lm_err *e);
+int lmi_cpu_project(struct lm_dev *d, uint32_t layer, const struct lm_buf *a, struct lm_buf *x, size_t n,
+                    struct lm_err *e);
+int lmi_cpu_ffn(struct lm_dev *d, uint32_t layer, struct lm_buf *x, size_t n, struct lm_err *e);
+int lmi_cpu_logits(struct lm_dev *d, const struct lm_buf *x, size_t first, size_t n_rows, float *logits,
+                   struct lm_err *e);
+
+#endif

@@ -1,0 +1,26 @@
+/* BF16: the upper half of an IEEE binary32. */
+#include "libmodel/dtype.h"
+#include "libmodel/dtype/half.h"
+#include "libmodel/dtype/rows.h"
+
+LMI_DISPATCH(bf16)
+
+const struct lm_dtype_info lm_dtype_info_BF16 = {
+    .name = "BF16",
+    .kind = LM_KIND_FLOAT,
+    .block_elems = 1,
+    .block_bytes = 2,
+    .to_f32 = to_f32,
+    .from_f32 = from_f32,
+    .fields = {{0, 2, 1}},
+};
+
+float lm_bf16_to_f32(uint16_t h)
+{
+    return lmi_bf16_to_f32(h);
+}
+
+uint16_t lm_f32_to_bf16(float f)
+{
+    return lmi_f32_to_bf16(f);
+}

@@ -1,0 +1,218 @@
+/* The scale searches of ggml's K-quants, LANES groups at a time, one group a
+ * lane.  Each lane does the reference's operations in the reference's order
+ * (no reassociation, no contraction), so the results are bit-identical to
+ * ggml's one-group-at-a-time code; its branches are masks here.
+ * x[i] holds element i of every group. */
+#ifndef LIBMODEL_DTYPE_FIT_H
+#define LIBMODEL_DTYPE_FIT_H
+
+#include "libmodel/dtype/lanes.h"
+
+enum { FIT_GROUPS = 16 };
+#define GROUP_EPS 1e-15f /* groups with no |x| above count as zero */
+
+/* Fits of FIT_GROUPS groups.  A group whose final scale rounds to 0 keeps the
+ * codes of the search: nearest(iscale * (x - base)), all 0 if iscale is 0. */
+struct fits {
+    float scale[FIT_GROUPS];
+    float min[FIT_GROUPS]; /* w = scale * code - min, min >= 0 */
+    float iscale[FIT_GROUPS];
+    float base[FIT_GROUPS];
+};
+
+struct affine_spec {
+    int n, nmax; /* group size, largest code */
+    float rmin, rdelta;
+    int n_steps;
+    bool absolute; /* minimise w |error| instead of w error^2 */
+};
+
+INLINE vf weighted_error(const vf *x, const vf *w, const vf *code, vf scale, vf min, struct affine_spec s)
+{
+    vf sum = vf_set(0);
+
+    for (int i = 0; i < s.n; i++) {
+        vf diff = scale * code[i] + min - x[i];
+        sum += w[i] * (s.absolute ? vf_abs(diff) : diff * diff);
+    }
+    return sum;
+}
+
+/* ggml's qkx2: try n_steps + 1 inverse scales around nmax / (max - min), solve
+ * each rounding for scale and min by weighted least squares, keep the best.  An
+ * accepted min is the base of the later candidates. */
+INLINE void fit_affine(struct fits *out, int first, const vf *x, const vf *w, struct affine_spec s)
+{
+    const vf zero = vf_set(0), nmax = vf_set((float)s.nmax);
+    vf min = x[0], max = x[0], sum_w = w[0], sum_x = w[0] * x[0];
+    vf code[32];
+
+    for (int i = 1; i < s.n; i++) {
+        min = vf_min(x[i], min);
+        max = vf_max(x[i], max);
+        sum_w += w[i];
+        sum_x += w[i] * x[i];
+    }
+    min = vf_min(zero, min);
+    vm flat = vf_eq(max, min);
+    vf used_iscale = nmax / (max - min), used_base = min;
+    vf scale = vf_set(1) / used_iscale;
+    for (int i = 0; i < s.n; i++)
+        code[i] = vf_of_vi(nearest_in(used_iscale * (x[i] - min), 0, s.nmax));
+    vf best = weighted_error(x, w, code, scale, min, s);
+
+    for (int step = 0; step <= s.n_steps; step++) {
+        vf iscale = vf_set(s.rmin + s.rdelta * (float)step + (float)s.nmax) / (max - min);
+        vf sum_l = zero, sum_l2 = zero, sum_xl = zero;
+        for (int i = 0; i < s.n; i++) {
+            vf l = vf_of_vi(nearest_in(iscale * (x[i] - min), 0, s.nmax));
+            vf wl = w[i] * l;
+            sum_l += wl;
+            sum_l2 += wl * l;
+            sum_xl += wl * x[i];
+            code[i] = l;
+        }
+        vf det = sum_w * sum_l2 - sum_l * sum_l;
+        vf new_scale = (sum_w * sum_xl - sum_x * sum_l) / det;
+        vf new_min = (sum_l2 * sum_x - sum_l * sum_xl) / det;
+        vm above = vf_lt(zero, new_min);
+        new_scale = vf_sel(above, sum_xl / sum_l2, new_scale);
+        new_min = vf_sel(above, zero, new_min);
+        vf error = weighted_error(x, w, code, new_scale, new_min, s);
+        vm better = vm_andnot(vm_and(vf_lt(zero, det), vf_lt(error, best)), flat);
+        used_iscale = vf_sel(better, iscale, used_iscale);
+        used_base = vf_sel(better, min, used_base);
+        best = vf_sel(better, error, best);
+        scale = vf_sel(better, new_scale, scale);
+        min = vf_sel(better, new_min, min);
+    }
+    vf_store(out->scale + first, vf_sel(flat, zero, scale));
+    vf_store(out->min + first, vf_neg(min));
+    vf_store(out->iscale + first, vf_sel(flat, zero, used_iscale));
+    vf_store(out->base + first, used_base);
+}
+
+/* The signed value of largest magnitude, the first if several; its magnitude
+ * in *amax. */
+INLINE vf largest(const vf *x, int n, vf *amax)
+{
+    vf max = vf_set(0);
+
+    *amax = max;
+    for (int i = 0; i < n; i++) {
+        vf a = vf_abs(x[i]);
+        max = vf_sel(vf_lt(*amax, a), x[i], max);
+        *amax = vf_max(a, *amax);
+    }
+    return max;
+}
+
+/* ggml's qx with weights x^2: codes -nmax .. nmax - 1, 19 inverse scales around
+ * -nmax / largest.  Leaves min alone. */
+INLINE void fit_symmetric(struct fits *out, int first, const vf *x, int n, int nmax)
+{
+    const vf zero = vf_set(0);
+    vf amax, max = largest(x, n, &amax);
+    vm empty = vf_lt(amax, vf_set(GROUP_EPS));
+    vf w[16], wx[16], scale = zero, best = zero, used = zero;
+
+    for (int i = 0; i < n; i++) {
+        w[i] = x[i] * x[i];
+        wx[i] = w[i] * x[i];
+    }
+    for (int k = 0; k < 19; k++) {
+        int step = k == 0 ? 0 : k <= 9 ? k - 10 : k - 9; /* 0, then -9 .. -1, 1 .. 9 */
+        vf iscale = vf_set(-((float)nmax + 0.1f * (float)step)) / max;
+        vf sum_lx = zero, sum_l2 = zero;
+        for (int i = 0; i < n; i++) {
+            vf l = vf_of_vi(nearest_in(iscale * x[i], -nmax, nmax - 1));
+            sum_lx += wx[i] * l;
+            sum_l2 += w[i] * l * l;
+        }
+        vf solved = sum_lx / sum_l2;
+        if (k == 0) {
+            scale = vf_sel(vf_eq(sum_l2, zero), zero, solved);
+            best = scale * sum_lx;
+            used = iscale;
+            continue;
+        }
+        vm better = vm_and(vf_lt(zero, sum_l2), vf_lt(best * sum_l2, sum_lx * sum_lx));
+        scale = vf_sel(better, solved, scale);
+        best = vf_sel(better, solved * sum_lx, best);
+        used = vf_sel(better, iscale, used);
+    }
+    vf_store(out->scale + first, vf_sel(empty, zero, scale));
+    vf_store(out->iscale + first, vf_sel(empty, zero, used));
+}
+
+/* ---- ggml's q3: coordinate descent on 3-bit codes.  The divisions form one
+ * long chain per group, so Q3_STREAMS vectors of groups advance together. */
+
+enum { Q3_STREAMS = 2, Q3_MAX = 4 };
+
+struct q3_state {
+    vf x[16], w[16], wx[16], l[16];
+    vf sum_lx, sum_l2;
+    vm empty;
+};
+
+INLINE void q3_start(struct q3_state *s)
+{
+    vf amax, max = largest(s->x, 16, &amax), iscale = vf_set(-Q3_MAX) / max;
+
+    s->empty = vf_lt(amax, vf_set(GROUP_EPS));
+    s->sum_lx = s->sum_l2 = vf_set(0);
+    for (int i = 0; i < 16; i++) {
+        vf l = vf_of_vi(nearest_in(iscale * s->x[i], -Q3_MAX, Q3_MAX - 1));
+        s->w[i] = s->x[i] * s->x[i];
+        s->wx[i] = s->w[i] * s->x[i];
+        s->sum_lx += s->wx[i] * l;
+        s->sum_l2 += s->w[i] * l * l;
+        s->l[i] = l;
+    }
+}
+
+/* Moves element i of every group to its best code; the lanes that changed. */
+INLINE vm q3_move(struct q3_state *s, int i)
+{
+    const vf zero = vf_set(0);
+    vf l = s->l[i];
+    vf lx = s->sum_lx - s->wx[i] * l;
+    vf l2 = s->sum_l2 - s->w[i] * l * l;
+    vf next = vf_of_vi(nearest_in(s->x[i] * l2 / lx, -Q3_MAX, Q3_MAX - 1));
+    vm move = vm_andnot(vf_lt(zero, lx), vf_eq(next, l));
+
+    lx += s->wx[i] * next;
+    l2 += s->w[i] * next * next;
+    move = vm_and(move, vf_lt(zero, l2));
+    move = vm_and(move, vf_lt(s->sum_lx * s->sum_lx * l2, lx * lx * s->sum_l2));
+    s->l[i] = vf_sel(move, next, l);
+    s->sum_lx = vf_sel(move, lx, s->sum_lx);
+    s->sum_l2 = vf_sel(move, l2, s->sum_l2);
+    return move;
+}
+
+INLINE void fit_q3(struct q3_state s[Q3_STREAMS])
+{
+    for (int k = 0; k < Q3_STREAMS; k++)
+        q3_start(&s[k]);
+    /* A group at rest stays at rest, so lanes need not stop one by one. */
+    for (int pass = 0; pass < 5; pass++) {
+        vm moved = vf_lt(vf_set(0), vf_set(0));
+        for (int i = 0; i < 16; i++)
+            for (int k = 0; k < Q3_STREAMS; k++)
+                moved = (vm)(moved | q3_move(&s[k], i));
+        if (!vm_any(moved))
+            break;
+    }
+}
+
+INLINE vf q3_scale(const struct q3_state *s)
+{
+    const vf zero = vf_set(0);
+    vf scale = vf_sel(vf_lt(zero, s->sum_l2), s->sum_lx / s->sum_l2, zero);
+
+    return vf_sel(s->empty, zero, scale);
+}
+
+#endif

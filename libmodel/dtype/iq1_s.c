@@ -1,0 +1,19 @@
+/* IQ1_S: indices into a codebook of lattice points.  Listed and sized. */
+#include <assert.h>
+
+#include "libmodel/dtype.h"
+
+struct block {
+    uint8_t d[2]; /* f16 */
+    uint8_t q[32];
+    uint8_t qh[8][2]; /* u16 */
+};
+static_assert(sizeof(struct block) == 50, "IQ1_S block");
+
+const struct lm_dtype_info lm_dtype_info_IQ1_S = {
+    .name = "IQ1_S",
+    .kind = LM_KIND_QUANT,
+    .block_elems = 256,
+    .block_bytes = sizeof(struct block),
+    .fields = {{offsetof(struct block, d), 2, 1}, {offsetof(struct block, qh), 2, 8}},
+};

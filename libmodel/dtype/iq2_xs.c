@@ -1,0 +1,19 @@
+/* IQ2_XS: indices into a codebook of lattice points.  Listed and sized. */
+#include <assert.h>
+
+#include "libmodel/dtype.h"
+
+struct block {
+    uint8_t d[2]; /* f16 */
+    uint8_t q[32][2]; /* u16 */
+    uint8_t scales[8];
+};
+static_assert(sizeof(struct block) == 74, "IQ2_XS block");
+
+const struct lm_dtype_info lm_dtype_info_IQ2_XS = {
+    .name = "IQ2_XS",
+    .kind = LM_KIND_QUANT,
+    .block_elems = 256,
+    .block_bytes = sizeof(struct block),
+    .fields = {{offsetof(struct block, d), 2, 33}},
+};

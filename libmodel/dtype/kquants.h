@@ -1,0 +1,352 @@
+/* Row kernels (to blocks) of Q2_K, Q3_K, Q4_K, Q5_K and Q6_K.  For each block
+ * or pair of blocks: fit all groups (fit.h), round the groups' scales, code
+ * again with the rounded scales, pack. */
+#ifndef LIBMODEL_DTYPE_KQUANTS_H
+#define LIBMODEL_DTYPE_KQUANTS_H
+
+#include "libmodel/dtype/blocks.h"
+#include "libmodel/dtype/fit.h"
+
+/* ---- codes of one group with its rounded scale, in natural order */
+
+INLINE void affine_codes(uint8_t *code, const float *x, int n, float d, float dm, int nmax)
+{
+    for (int i = 0; i < n; i += LANES)
+        vi_store_u8(code + i, nearest_in((vf_load(x + i) + vf_set(dm)) / vf_set(d), 0, nmax));
+}
+
+INLINE void symmetric_codes(uint8_t *code, const float *x, int n, float d, int half)
+{
+    for (int i = 0; i < n; i += LANES)
+        vi_store_u8(code + i, nearest_in(vf_load(x + i) / vf_set(d), -half, half - 1) + vi_set(half));
+}
+
+/* The codes a search ended with: kept where the rounded scale is 0. */
+INLINE void searched_codes(uint8_t *code, const float *x, int n, float iscale, float base, int lo, int hi)
+{
+    if (iscale == 0) {
+        memset(code, 0, (size_t)n);
+        return;
+    }
+    for (int i = 0; i < n; i += LANES) {
+        vi q = nearest_in((vf_load(x + i) - vf_set(base)) * vf_set(iscale), lo, hi);
+        vi_store_u8(code + i, q - vi_set(lo));
+    }
+}
+
+INLINE float largest_positive(const float *v, int n)
+{
+    float max = 0;
+
+    for (int j = 0; j < n; j++)
+        max = v[j] > max ? v[j] : max;
+    return max;
+}
+
+/* The value of largest magnitude, the first if several. */
+INLINE float largest_signed(const float *v, int n)
+{
+    float max = 0, amax = 0;
+
+    for (int j = 0; j < n; j++)
+        if (fabsf(v[j]) > amax) {
+            amax = fabsf(v[j]);
+            max = v[j];
+        }
+    return max;
+}
+
+/* Four 2-bit planes of 128 codes each: bits 0-1 of code >> shift. */
+INLINE void pack_planes(uint8_t *qs, const uint8_t *code, int shift)
+{
+    for (int h = 0; h < 2; h++, code += 128, qs += 32)
+        for (int l = 0; l < 32; l++)
+            qs[l] = (uint8_t)((code[l] >> shift & 3) | (code[l + 32] >> shift & 3) << 2 |
+                              (code[l + 64] >> shift & 3) << 4 | (code[l + 96] >> shift & 3) << 6);
+}
+
+/* Bit `shift` of code[32 k + l] to bit k of mask[l]. */
+INLINE void pack_mask(uint8_t *mask, const uint8_t *code, int shift)
+{
+    for (int l = 0; l < 32; l++)
+        mask[l] = 0;
+    for (int k = 0; k < 8; k++)
+        for (int l = 0; l < 32; l++)
+            mask[l] = (uint8_t)(mask[l] | (code[32 * k + l] >> shift & 1) << k);
+}
+
+/* ---- Q2_K */
+
+static void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f)
+{
+    float max_scale = largest_positive(f->scale, 16), max_min = largest_positive(f->min, 16);
+    float iscale = 15.0f / max_scale, imin = 15.0f / max_min;
+    uint8_t code[LMI_QK_K];
+
+    for (int j = 0; j < 16; j++) {
+        uint8_t s = max_scale > 0 ? (uint8_t)nearest1(iscale * f->scale[j]) : 0;
+        b->scales[j] = (uint8_t)(s | (max_min > 0 ? nearest1(imin * f->min[j]) * 16 : 0));
+    }
+    lmi_store16(b->d, max_scale > 0 ? lmi_f32_to_f16(max_scale / 15.0f) : 0);
+    lmi_store16(b->dmin, max_min > 0 ? lmi_f32_to_f16(max_min / 15.0f) : 0);
+
+    float d = lmi_f16_to_f32(lmi_load16(b->d)), dmin = lmi_f16_to_f32(lmi_load16(b->dmin));
+    for (int j = 0; j < 16; j++) {
+        float dj = d * (float)(b->scales[j] & 15);
+        if (dj != 0)
+            affine_codes(code + 16 * j, x + 16 * j, 16, dj, dmin * (float)(b->scales[j] >> 4), 3);
+        else
+            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[j], f->base[j], 0, 3);
+    }
+    pack_planes(b->qs, code, 0);
+}
+
+static void q2_k_from_f32(void *dst, const float *src, size_t n)
+{
+    const struct affine_spec spec = {16, 3, -0.5f, 0.1f, 15, true};
+    struct lmi_q2_k *b = dst;
+    struct fits f;
+    vf x[16], w[16];
+
+    for (; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++) {
+        for (int g = 0; g < 16; g += LANES) {
+            load_groups(x, src + 16 * g, 16);
+            for (int i = 0; i < 16; i++)
+                w[i] = vf_abs(x[i]);
+            fit_affine(&f, g, x, w, spec);
+        }
+        q2_k_block(b, src, &f);
+    }
+}
+
+/* ---- Q4_K and Q5_K: the same but for the number of bits */
+
+/* Sixteen 32-groups, two blocks; weights |x| + rms(group).  With 16 lanes a
+ * single last block is fitted together with zeros. */
+INLINE void fit_weighted(struct fits *f, const float *src, int n_groups, struct affine_spec spec)
+{
+    float padded[2 * LMI_QK_K];
+    vf x[32], w[32];
+
+    if (n_groups < LANES) {
+        memcpy(padded, src, LMI_QK_K * sizeof *src);
+        memset(padded + LMI_QK_K, 0, LMI_QK_K * sizeof *src);
+        src = padded;
+    }
+    for (int g = 0; g < n_groups; g += LANES) {
+        vf sum = vf_set(0);
+        load_groups(x, src + 32 * g, 32);
+        for (int i = 0; i < 32; i++)
+            sum += x[i] * x[i];
+        vf rms = vf_sqrt(sum * vf_set(1.0f / 32));
+        for (int i = 0; i < 32; i++)
+            w[i] = rms + vf_abs(x[i]);
+        fit_affine(f, g, x, w, spec);
+    }
+}
+
+INLINE void pack_scales(uint8_t packed[12], const uint8_t *ls, const uint8_t *lm)
+{
+    for (int j = 0; j < 4; j++) {
+        packed[j] = (uint8_t)(ls[j] | ls[j + 4] >> 4 << 6);
+        packed[j + 4] = (uint8_t)(lm[j] | lm[j + 4] >> 4 << 6);
+        packed[j + 8] = (uint8_t)((ls[j + 4] & 15) | (lm[j + 4] & 15) << 4);
+    }
+}
+
+/* Scales and codes of one block from its eight fits, f's from `g` on. */
+INLINE void affine_block(uint8_t d16[2], uint8_t dmin16[2], uint8_t scales[12], uint8_t *code, const float *x,
+                         const struct fits *f, int g, int nmax)
+{
+    float max_scale = largest_positive(f->scale + g, 8), max_min = largest_positive(f->min + g, 8);
+    float iscale = max_scale > 0 ? 63.0f / max_scale : 0, imin = max_min > 0 ? 63.0f / max_min : 0;
+    uint8_t ls[8], lm[8];
+
+    for (int j = 0; j < 8; j++) {
+        uint8_t s = (uint8_t)nearest1(iscale * f->scale[g + j]), m = (uint8_t)nearest1(imin * f->min[g + j]);
+        ls[j] = s < 63 ? s : 63;
+        lm[j] = m < 63 ? m : 63;
+    }
+    pack_scales(scales, ls, lm);
+    lmi_store16(d16, lmi_f32_to_f16(max_scale / 63.0f));
+    lmi_store16(dmin16, lmi_f32_to_f16(max_min / 63.0f));
+
+    float d = lmi_f16_to_f32(lmi_load16(d16)), dmin = lmi_f16_to_f32(lmi_load16(dmin16));
+    for (int j = 0; j < 8; j++) {
+        float dj = d * (float)ls[j];
+        if (dj != 0)
+            affine_codes(code + 32 * j, x + 32 * j, 32, dj, dmin * (float)lm[j], nmax);
+        else
+            searched_codes(code + 32 * j, x + 32 * j, 32, f->iscale[g + j], f->base[g + j], 0, nmax);
+    }
+}
+
+INLINE void pack_nibble_rows(uint8_t *qs, const uint8_t *code)
+{
+    for (int k = 0; k < 4; k++, qs += 32, code += 64)
+        for (int l = 0; l < 32; l++)
+            qs[l] = (uint8_t)((code[l] & 15) | (code[l + 32] & 15) << 4);
+}
+
+static void q4_k_from_f32(void *dst, const float *src, size_t n)
+{
+    const struct affine_spec spec = {32, 15, -1.0f, 0.1f, 20, false};
+    struct lmi_q4_k *b = dst;
+    struct fits f;
+    uint8_t code[LMI_QK_K];
+
+    for (int g = 0; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++, g ^= 8) {
+        if (g == 0)
+            fit_weighted(&f, src, n > LMI_QK_K ? 16 : 8, spec);
+        affine_block(b->d, b->dmin, b->scales, code, src, &f, g, 15);
+        pack_nibble_rows(b->qs, code);
+    }
+}
+
+static void q5_k_from_f32(void *dst, const float *src, size_t n)
+{
+    const struct affine_spec spec = {32, 31, -0.5f, 0.1f, 15, false};
+    struct lmi_q5_k *b = dst;
+    struct fits f;
+    uint8_t code[LMI_QK_K];
+
+    for (int g = 0; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++, g ^= 8) {
+        if (g == 0)
+            fit_weighted(&f, src, n > LMI_QK_K ? 16 : 8, spec);
+        affine_block(b->d, b->dmin, b->scales, code, src, &f, g, 31);
+        pack_nibble_rows(b->qs, code);
+        pack_mask(b->qh, code, 4);
+    }
+}
+
+/* ---- Q3_K */
+
+enum { Q3_GROUPS = 32 }; /* two blocks */
+
+struct q3_fits {
+    float scale[Q3_GROUPS];
+    float code[16][Q3_GROUPS]; /* element, group; -4 .. 3 */
+    float empty[Q3_GROUPS];    /* non-zero: no codes, stored as 0 */
+};
+
+INLINE void fit_q3_groups(struct q3_fits *f, const float *src)
+{
+    struct q3_state s[Q3_STREAMS];
+
+    for (int g = 0; g < Q3_GROUPS; g += Q3_STREAMS * LANES) {
+        for (int k = 0; k < Q3_STREAMS; k++)
+            load_groups(s[k].x, src + 16 * (g + k * LANES), 16);
+        fit_q3(s);
+        for (int k = 0; k < Q3_STREAMS; k++) {
+            int first = g + k * LANES;
+            vf_store(f->scale + first, q3_scale(&s[k]));
+            vf_store(f->empty + first, vf_sel(s[k].empty, vf_set(1), vf_set(0)));
+            for (int i = 0; i < 16; i++)
+                vf_store(f->code[i] + first, s[k].l[i]);
+        }
+    }
+}
+
+INLINE void q3_searched_codes(uint8_t *code, const struct q3_fits *f, int group)
+{
+    for (int i = 0; i < 16; i++)
+        code[i] = f->empty[group] != 0 ? 0 : (uint8_t)(f->code[i][group] + 4);
+}
+
+static void q3_k_block(struct lmi_q3_k *b, const float *x, const struct q3_fits *f, int g)
+{
+    float max_scale = largest_signed(f->scale + g, 16);
+    float iscale = -32.0f / max_scale;
+    uint8_t code[LMI_QK_K], s[16] = {0};
+
+    if (max_scale != 0)
+        for (int j = 0; j < 16; j++) {
+            int8_t l = (int8_t)nearest1(iscale * f->scale[g + j]);
+            s[j] = (uint8_t)((l < -32 ? -32 : l > 31 ? 31 : l) + 32);
+        }
+    for (int j = 0; j < 8; j++)
+        b->scales[j] = (uint8_t)((s[j] & 15) | (s[j + 8] & 15) << 4);
+    for (int j = 0; j < 4; j++)
+        b->scales[j + 8] = (uint8_t)(s[j] >> 4 | s[j + 4] >> 4 << 2 | s[j + 8] >> 4 << 4 | s[j + 12] >> 4 << 6);
+    lmi_store16(b->d, max_scale != 0 ? lmi_f32_to_f16(1 / iscale) : 0);
+
+    float d = lmi_f16_to_f32(lmi_load16(b->d));
+    for (int j = 0; j < 16; j++) {
+        float dj = d * (float)(s[j] - 32);
+        if (dj != 0)
+            symmetric_codes(code + 16 * j, x + 16 * j, 16, dj, Q3_MAX);
+        else
+            q3_searched_codes(code + 16 * j, f, g + j);
+    }
+    pack_mask(b->hmask, code, 2);
+    pack_planes(b->qs, code, 0);
+}
+
+static void q3_k_from_f32(void *dst, const float *src, size_t n)
+{
+    struct lmi_q3_k *b = dst;
+    struct q3_fits f;
+
+    for (; n >= 2 * LMI_QK_K; n -= 2 * LMI_QK_K, src += 2 * LMI_QK_K, b += 2) {
+        fit_q3_groups(&f, src);
+        q3_k_block(b, src, &f, 0);
+        q3_k_block(b + 1, src + LMI_QK_K, &f, 16);
+    }
+    if (n > 0) {
+        float rest[2 * LMI_QK_K] = {0};
+        memcpy(rest, src, LMI_QK_K * sizeof *src);
+        fit_q3_groups(&f, rest);
+        q3_k_block(b, src, &f, 0);
+    }
+}
+
+/* ---- Q6_K */
+
+static void q6_k_block(struct lmi_q6_k *b, const float *x, const struct fits *f)
+{
+    float max_scale = largest_signed(f->scale, 16);
+    float iscale = -128.0f / max_scale;
+    uint8_t code[LMI_QK_K];
+
+    if (fabsf(max_scale) < GROUP_EPS) {
+        memset(b, 0, sizeof *b);
+        return;
+    }
+    for (int j = 0; j < 16; j++) {
+        int32_t s = nearest1(iscale * f->scale[j]);
+        b->scales[j] = (int8_t)(s < 127 ? s : 127);
+    }
+    lmi_store16(b->d, lmi_f32_to_f16(1 / iscale));
+
+    float d = lmi_f16_to_f32(lmi_load16(b->d));
+    for (int j = 0; j < 16; j++) {
+        float dj = d * (float)b->scales[j];
+        if (dj != 0)
+            symmetric_codes(code + 16 * j, x + 16 * j, 16, dj, 32);
+        else
+            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[j], 0, -32, 31);
+    }
+    for (int h = 0; h < 2; h++)
+        for (int l = 0; l < 64; l++) {
+            const uint8_t *c = code + 128 * h + l;
+            b->ql[64 * h + l] = (uint8_t)((c[0] & 15) | (c[64] & 15) << 4);
+        }
+    pack_planes(b->qh, code, 4);
+}
+
+static void q6_k_from_f32(void *dst, const float *src, size_t n)
+{
+    struct lmi_q6_k *b = dst;
+    struct fits f;
+    vf x[16];
+
+    for (; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++) {
+        for (int g = 0; g < 16; g += LANES) {
+            load_groups(x, src + 16 * g, 16);
+            fit_symmetric(&f, g, x, 16, 32);
+        }
+        q6_k_block(b, src, &f);
+    }
+}
+
+#endif

@@ -1,0 +1,16 @@
+/* Q2_K: layout in blocks.h, kernels in kquants.h and dequant.h. */
+#include "libmodel/dtype.h"
+#include "libmodel/dtype/blocks.h"
+#include "libmodel/dtype/rows.h"
+
+LMI_DISPATCH(q2_k)
+
+const struct lm_dtype_info lm_dtype_info_Q2_K = {
+    .name = "Q2_K",
+    .kind = LM_KIND_QUANT,
+    .block_elems = LMI_QK_K,
+    .block_bytes = sizeof(struct lmi_q2_k),
+    .to_f32 = to_f32,
+    .from_f32 = from_f32,
+    .fields = {{offsetof(struct lmi_q2_k, d), 2, 2}},
+};

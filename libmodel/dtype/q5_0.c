@@ -1,0 +1,16 @@
+/* Q5_0: layout in blocks.h, kernels in legacy.h and dequant.h. */
+#include "libmodel/dtype.h"
+#include "libmodel/dtype/blocks.h"
+#include "libmodel/dtype/rows.h"
+
+LMI_DISPATCH(q5_0)
+
+const struct lm_dtype_info lm_dtype_info_Q5_0 = {
+    .name = "Q5_0",
+    .kind = LM_KIND_QUANT,
+    .block_elems = LMI_QK,
+    .block_bytes = sizeof(struct lmi_q5_0),
+    .to_f32 = to_f32,
+    .from_f32 = from_f32,
+    .fields = {{offsetof(struct lmi_q5_0, d), 2, 1}, {offsetof(struct lmi_q5_0, qh), 4, 1}},
+};

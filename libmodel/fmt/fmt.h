@@ -1,0 +1,84 @@
+/* What opening a model and the format drivers share.  Private to libmodel. */
+#ifndef LIBMODEL_FMT_FMT_H
+#define LIBMODEL_FMT_FMT_H
+
+#include "libmodel/format.h"
+
+struct lm_model {
+    struct lm_arena arena;
+    const char *path;
+    const struct lm_format *format;
+    struct lm_model_file *files;
+    size_t n_files, files_capacity;
+    struct lm_tensor *tensors;
+    size_t n_tensors, tensors_capacity;
+    struct lm_map *by_name;
+    struct lm_meta *meta;
+    /* Sidecars lie in this folder; NULL when the container carries them in its
+     * metadata (GGUF), because then a folder may hold many models. */
+    const char *sidecar_dir;
+    struct lmi_sidecar *sidecars; /* those read so far */
+};
+
+/* Maps a regular file read-only. path is borrowed. An empty file maps to a
+ * span of size 0. */
+int lmi_file_open(struct lm_model_file *f, const char *path, struct lm_err *e);
+void lmi_file_close(struct lm_model_file *f);
+
+/* As lm_model_open for something that is already known not to be a folder. */
+int lmi_model_read_file(struct lm_model *m, const char *path, struct lm_err *e);
+/* As lm_model_open for a folder. */
+int lmi_model_read_dir(struct lm_model *m, const char *dir, struct lm_err *e);
+void lmi_sidecars_free(struct lm_model *m);
+
+/* What a file of no format of ours looks like, as the end of the sentence "this
+ * is …"; NULL when it looks like nothing known. */
+const char *lmi_foreign_name(struct lm_span file);
+
+/* name is "<base>-00002-of-00003.gguf": true, with the length of base, 2 and 3. */
+bool lmi_gguf_split_name(const char *name, size_t *base_length, unsigned *no, unsigned *count);
+
+/* "dir/name" for the folder that path lies in (or "name" when it names none). */
+char *lmi_beside(struct lm_arena *a, const char *path, const char *name);
+/* The part of path after its last slash. */
+const char *lmi_base_name(const char *path);
+bool lmi_has_suffix(const char *s, const char *suffix);
+
+/* Text of a span for a message, at most 200 bytes of it: printf("%.*s", LMI_SHOW(s)). */
+#define LMI_SHOW(s) (int)((s).size < 200 ? (s).size : 200), (s).size ? (const char *)(s).data : ""
+
+/* Elements and bytes of a shape, with every check that needs no file: number of
+ * dimensions, overflow, whole blocks. name is for the message. */
+int lmi_tensor_measure(struct lm_span name, enum lm_dtype dtype, const uint64_t *shape, unsigned n_dims,
+                       uint64_t *n_elems, uint64_t *n_bytes, struct lm_err *e);
+
+/* Metadata pairs that are read. Real files have a hundred; millions of short
+ * ones would take many times the file's size in memory. */
+enum { LMI_MAX_META = 65536 };
+
+int lmi_nomem(struct lm_err *e);
+
+/* A growing buffer for heads of files. After a failed append `failed` is set
+ * and later appends do nothing. */
+struct lmi_buffer {
+    uint8_t *data;
+    size_t n, capacity;
+    bool failed;
+};
+void lmi_put(struct lmi_buffer *b, const void *data, size_t n);
+void lmi_put_str(struct lmi_buffer *b, const char *s);
+void lmi_put_u16(struct lmi_buffer *b, uint16_t v);
+void lmi_put_u32(struct lmi_buffer *b, uint32_t v);
+void lmi_put_u64(struct lmi_buffer *b, uint64_t v);
+void lmi_put_fill(struct lmi_buffer *b, uint8_t byte, size_t n);
+
+/* Puts the tensors of a spec into files of at most spec->max_file_bytes bytes
+ * of data each (a larger tensor gets a file of its own), in order.  Allocates
+ * out->files (zeroed) and out->places; sets places[].file. sizes[i] is the room
+ * tensor i takes. */
+int lmi_layout_split(struct lm_layout *out, const struct lm_write_spec *spec, const uint64_t *sizes, struct lm_err *e);
+/* Bytes of every tensor of the spec (malloc'd), with the checks all writers
+ * need: storable type, whole blocks in a row, no overflow, distinct names. */
+uint64_t *lmi_layout_sizes(const struct lm_write_spec *spec, const struct lm_format *f, struct lm_err *e);
+
+#endif

@@ -1,0 +1,112 @@
+/* Files that people give us and that are something else: each is named, with
+ * what to do, because "bad magic" helps nobody. */
+#include <strings.h>
+
+#include "libmodel/fmt/fmt.h"
+
+static bool at(struct lm_span f, size_t offset, const char *bytes, size_t n)
+{
+    return f.size >= offset && f.size - offset >= n && memcmp(f.data + offset, bytes, n) == 0;
+}
+
+/* Bytes anywhere in the first `within` bytes. */
+static bool near_start(struct lm_span f, size_t within, const char *bytes)
+{
+    return memmem(f.data, f.size < within ? f.size : within, bytes, strlen(bytes)) != NULL;
+}
+
+static const struct {
+    size_t offset;
+    const char *bytes;
+    size_t n;
+    const char *name;
+} magics[] = {
+#define MAGIC(offset, bytes, name) {offset, bytes, sizeof bytes - 1, name}
+    MAGIC(0, "version https://git-lfs.github.com/spec/",
+          "a Git LFS pointer, not the model itself; fetch the file with 'git lfs pull'"),
+    MAGIC(0, "lmgg", "a ggml file of 2023, before GGUF (magic 'ggml'); convert the original model again"),
+    MAGIC(0, "fmgg", "a ggml file of 2023, before GGUF (magic 'ggmf'); convert the original model again"),
+    MAGIC(0, "tjgg", "a ggml file of 2023, before GGUF (magic 'ggjt'); convert the original model again"),
+    MAGIC(0, "algg", "a LoRA adapter of 2023, before GGUF (magic 'ggla'); convert the original adapter again"),
+    MAGIC(0, "FUGG", "a GGUF file with its magic reversed, written by a program that mixed up byte orders; "
+          "GGUF always begins with the bytes 'GGUF'"),
+    MAGIC(0, "24ka", "a llama2.c checkpoint (magic 'ak42'), which is not read yet"),
+    MAGIC(0, "\x80\x02\x8a\x0al\xfc\x9c" "F\xf9 j\xa8P\x19",
+          "a PyTorch file of the old kind (before 1.6), which is not read yet; save it as safetensors"),
+    MAGIC(0, "\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow weights), which is not read yet; "
+          "save the model as safetensors"),
+    MAGIC(0, "\x93NUMPY", "a NumPy .npy array, not a model"),
+    MAGIC(0, "\x1f\x8b", "a gzip archive; unpack it first"),
+    MAGIC(0, "\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it first"),
+    MAGIC(0, "\xfd" "7zXZ", "an xz archive; unpack it first"),
+    MAGIC(0, "BZh", "a bzip2 archive; unpack it first"),
+    MAGIC(0, "7z\xbc\xaf\x27\x1c", "a 7-Zip archive; unpack it first"),
+    MAGIC(0, "Rar!", "a RAR archive; unpack it first"),
+    MAGIC(257, "ustar", "a tar archive; unpack it first"),
+    MAGIC(4, "TFL3", "a TensorFlow Lite model, which is not read"),
+    MAGIC(0, "\x7f" "ELF", "an executable program, not a model"),
+    MAGIC(0, "%PDF", "a PDF document, not a model"),
+#undef MAGIC
+};
+
+static bool is_text_start(struct lm_span f, const char *word)
+{
+    size_t i = at(f, 0, "\xef\xbb\xbf", 3) ? 3 : 0, n = strlen(word);
+
+    while (i < f.size && (f.data[i] == ' ' || f.data[i] == '\n' || f.data[i] == '\r' || f.data[i] == '\t'))
+        i++;
+    return f.size - i >= n && strncasecmp((const char *)f.data + i, word, n) == 0;
+}
+
+static const char *zip_name(struct lm_span f)
+{
+    enum { WITHIN = 4096 };
+
+    if (near_start(f, WITHIN, "data.pkl"))
+        return "a PyTorch file (a zip with a pickle), which is not read yet; save the model as safetensors";
+    if (near_start(f, WITHIN, ".npy"))
+        return "a NumPy .npz archive, which is not read yet";
+    if (near_start(f, WITHIN, "model.weights.h5"))
+        return "a Keras 3 model (.keras), which is not read yet; save the model as safetensors";
+    return "a zip archive; if it is a packed model, unpack it first";
+}
+
+/* ModelProto begins with its ir_version (field 1), then producer or opset. */
+static bool is_onnx(struct lm_span f)
+{
+    return f.size > 16 && f.data[0] == 0x08 && f.data[1] >= 1 && f.data[1] <= 20 && f.data[2] == 0x12 &&
+           f.data[3] < 64;
+}
+
+/* A SentencePiece model begins with its first piece, nearly always <unk>. */
+static bool is_sentencepiece(struct lm_span f)
+{
+    return f.size > 16 && f.data[0] == 0x0a && f.data[2] == 0x0a && near_start(f, 16, "<unk>");
+}
+
+static bool is_pickle(struct lm_span f)
+{
+    return f.size > 2 && f.data[0] == 0x80 && f.data[1] >= 2 && f.data[1] <= 5;
+}
+
+const char *lmi_foreign_name(struct lm_span f)
+{
+    if (f.size == 0)
+        return "an empty file";
+    for (size_t i = 0; i < sizeof magics / sizeof magics[0]; i++)
+        if (at(f, magics[i].offset, magics[i].bytes, magics[i].n))
+            return magics[i].name;
+    if (at(f, 0, "PK\3\4", 4))
+        return zip_name(f);
+    if (is_text_start(f, "<!doctype html") || is_text_start(f, "<html") || is_text_start(f, "<?xml"))
+        return "a web page (HTML or XML), not a model: the download got an error or a login page";
+    if (is_pickle(f))
+        return "a Python pickle, which is not read";
+    if (is_onnx(f))
+        return "an ONNX model, which is not read";
+    if (is_sentencepiece(f))
+        return "a SentencePiece tokenizer, not a model with tensors; lm-vocab and lm-tokenize open it";
+    if (is_text_start(f, "{") || is_text_start(f, "["))
+        return "JSON text without a weight_map, not a model; give the model's folder or its tensor file";
+    return NULL;
+}

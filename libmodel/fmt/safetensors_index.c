@@ -1,0 +1,217 @@
+/* The index of a sharded safetensors model:
+ *
+ *   {"metadata": {"total_size": n, …}, "weight_map": {TENSOR: FILE, …}}
+ *
+ * FILE is a plain name in the index's own folder: anything with a slash could
+ * read other files and copy them into what we publish. (The file itself may be
+ * a symbolic link: the Hugging Face cache is made of those.) The map must name
+ * exactly the tensors that the files hold. */
+#include <stdlib.h>
+
+#include "libmodel/fmt/safetensors.h"
+#include "libmodel/parse/pull.h"
+
+struct shard {
+    char *name;
+    size_t n_tensors; /* the map says */
+};
+
+struct weight {
+    struct lm_span tensor;
+    size_t shard;
+};
+
+struct index {
+    struct lm_arena arena;
+    struct weight *weights;
+    size_t n_weights, weights_capacity;
+    struct shard *shards;
+    size_t n_shards, shards_capacity;
+    struct lm_map *by_tensor, *by_shard;
+};
+
+static void index_free(struct index *x)
+{
+    lm_map_free(x->by_tensor);
+    lm_map_free(x->by_shard);
+    free(x->weights);
+    free(x->shards);
+    lm_arena_free(&x->arena);
+}
+
+static bool is_plain_name(struct lm_span s)
+{
+    if (s.size == 0 || s.size > 255 || s.data[0] == '.')
+        return false;
+    for (size_t i = 0; i < s.size; i++)
+        if (s.data[i] == '/' || s.data[i] == '\\' || s.data[i] == ':' || s.data[i] < 0x20)
+            return false;
+    return true;
+}
+
+/* The shard's place in the list, SIZE_MAX when out of memory. */
+static size_t shard_of(struct index *x, struct lm_span name)
+{
+    size_t i = lm_map_get(x->by_shard, name);
+
+    if (i != SIZE_MAX)
+        return i;
+    if (x->n_shards == x->shards_capacity) {
+        size_t capacity = x->shards_capacity ? x->shards_capacity * 2 : 16;
+        struct shard *bigger = reallocarray(x->shards, capacity, sizeof *bigger);
+        if (!bigger)
+            return SIZE_MAX;
+        x->shards = bigger;
+        x->shards_capacity = capacity;
+    }
+    char *own = lm_arena_str(&x->arena, name);
+    if (!own || lm_map_put(x->by_shard, lm_span_str(own), x->n_shards) < 0)
+        return SIZE_MAX;
+    x->shards[x->n_shards] = (struct shard){own, 0};
+    return x->n_shards++;
+}
+
+static int add_weight(struct index *x, struct lm_span tensor, struct lm_span file, struct lm_err *e)
+{
+    if (!is_plain_name(file))
+        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' is said to be in '%.*s', which is not a plain file name; "
+                          "only files of the same folder are read", LMI_SHOW(tensor), LMI_SHOW(file));
+    int put = lm_map_put(x->by_tensor, tensor, x->n_weights);
+    if (put == 0)
+        return lm_err_set(e, LM_MALFORMED, "weight_map names tensor '%.*s' twice", LMI_SHOW(tensor));
+    if (x->n_weights == x->weights_capacity) {
+        size_t capacity = x->weights_capacity ? x->weights_capacity * 2 : 256;
+        struct weight *bigger = reallocarray(x->weights, capacity, sizeof *bigger);
+        if (!bigger)
+            return lmi_nomem(e);
+        x->weights = bigger;
+        x->weights_capacity = capacity;
+    }
+    size_t shard = shard_of(x, file);
+    if (put < 0 || shard == SIZE_MAX)
+        return lmi_nomem(e);
+    x->shards[shard].n_tensors++;
+    x->weights[x->n_weights++] = (struct weight){tensor, shard};
+    return 0;
+}
+
+static int read_weight_map(struct index *x, struct lmi_pull *p)
+{
+    struct lm_span tensor, file;
+    size_t n = 0;
+    int rc;
+
+    while ((rc = lmi_pull_member(p, &n, &tensor)) == 1)
+        if (lmi_pull_string(p, &file) < 0 || add_weight(x, tensor, file, p->e) < 0)
+            return -1;
+    return rc;
+}
+
+static int parse(struct index *x, struct lm_span text, struct lm_err *e)
+{
+    struct lmi_pull p;
+    struct lm_span key;
+    bool seen = false;
+    size_t n = 0;
+    int rc = lmi_pull_begin(&p, text, &x->arena, e);
+
+    while (rc == 0 && (rc = lmi_pull_member(&p, &n, &key)) == 1) {
+        bool map = lm_span_eq(key, lm_span_str("weight_map"));
+        if (map && seen)
+            return lmi_pull_fail(&p, "a second weight_map");
+        seen |= map;
+        rc = map ? read_weight_map(x, &p) : lmi_pull_skip(&p);
+    }
+    if (rc < 0 || lmi_pull_end(&p) < 0)
+        return -1;
+    return x->n_weights ? 0 : lm_err_set(e, LM_MALFORMED, "weight_map is missing or empty");
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Every tensor of this shard is named by the map, with this shard. */
+static int check_shard(const struct lm_model *m, const struct index *x, const char *shard, size_t first,
+                       struct lm_err *e)
+{
+    for (size_t i = first; i < m->n_tensors; i++) {
+        const char *name = m->tensors[i].name;
+        size_t w = lm_map_get(x->by_tensor, lm_span_str(name));
+        if (w == SIZE_MAX)
+            return lm_err_set(e, LM_MISMATCH, "tensor '%.200s' of %s is not in the weight_map", name, shard);
+        const char *said = x->shards[x->weights[w].shard].name;
+        if (strcmp(said, shard) != 0)
+            return lm_err_set(e, LM_MISMATCH, "tensor '%.200s' is in %s, the weight_map says %s", name, shard, said);
+    }
+    return 0;
+}
+
+static int check_complete(const struct lm_model *m, const struct index *x, struct lm_err *e)
+{
+    if (m->n_tensors == x->n_weights)
+        return 0;
+    for (size_t i = 0; i < x->n_weights; i++)
+        if (lm_map_get(m->by_name, x->weights[i].tensor) == SIZE_MAX)
+            return lm_err_set(e, LM_MISSING, "tensor '%.*s' is missing: %s does not hold it",
+                              LMI_SHOW(x->weights[i].tensor), x->shards[x->weights[i].shard].name);
+    return 0;
+}
+
+/* A shard may be a Git LFS pointer or a web page: say so instead of "bad header". */
+static int check_kind(const char *path, const char *shard, struct lm_err *e)
+{
+    struct lm_model_file f;
+
+    if (lmi_file_open(&f, path, e) < 0)
+        return lm_err_prefix(e, "shard %s", shard);
+    const struct lm_format *format = lm_format_probe(f.map, shard, e);
+    lmi_file_close(&f);
+    if (!format)
+        return lm_err_prefix(e, "shard %s", shard);
+    if (format != &lm_format_safetensors || lmi_has_suffix(shard, ".json"))
+        return lm_err_set(e, LM_MALFORMED, "shard %s: not a safetensors file", shard);
+    return 0;
+}
+
+static int read_shards(struct lm_model *m, const struct index *x, const char *path, struct lm_err *e)
+{
+    char **names = lm_arena_array(&m->arena, x->n_shards, sizeof *names);
+
+    if (!names)
+        return lmi_nomem(e);
+    for (size_t i = 0; i < x->n_shards; i++)
+        names[i] = x->shards[i].name;
+    qsort(names, x->n_shards, sizeof *names, by_name);
+    for (size_t i = 0; i < x->n_shards; i++) {
+        size_t first = m->n_tensors;
+        char *file = lmi_beside(&m->arena, path, names[i]);
+        if (!file)
+            return lmi_nomem(e);
+        if (check_kind(file, names[i], e) < 0 || lmi_st_read_file(m, file, e) < 0 ||
+            check_shard(m, x, names[i], first, e) < 0)
+            return -1;
+    }
+    return check_complete(m, x, e);
+}
+
+int lmi_st_read_index(struct lm_model *m, const char *path, struct lm_err *e)
+{
+    struct index x = {.by_tensor = lm_map_new(0), .by_shard = lm_map_new(0)};
+    struct lm_model_file f;
+
+    if (lmi_file_open(&f, path, e) < 0) {
+        index_free(&x);
+        return -1;
+    }
+    int rc = x.by_tensor && x.by_shard ? parse(&x, f.map, e) : lmi_nomem(e);
+    if (rc == 0)
+        rc = read_shards(m, &x, path, e);
+    /* A wrong shard names itself; the rest is about the index. */
+    if (rc < 0)
+        lm_err_prefix(e, "%s", path);
+    index_free(&x);
+    lmi_file_close(&f);
+    return rc;
+}

@@ -1,0 +1,212 @@
+#include "libmodel/tok/build.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "libmodel/tok/unicode.h"
+
+int lmi_nomem_vocab(struct lm_err *e)
+{
+    return lm_err_set(e, LM_NOMEM, "out of memory while reading a vocabulary");
+}
+
+struct lmi_vocab *lmi_vocab_new(void)
+{
+    struct lmi_vocab *b = calloc(1, sizeof *b);
+
+    if (!b)
+        return NULL;
+    b->v.bos_id = b->v.eos_id = b->v.unk_id = b->v.pad_id = -1;
+    b->v.pre = "";
+    b->v.source = "";
+    return b;
+}
+
+void lm_vocab_free(struct lm_vocab *v)
+{
+    struct lmi_vocab *b = (struct lmi_vocab *)v;
+
+    if (!b)
+        return;
+    lmi_texts_free(&b->texts);
+    lm_arena_free(&b->arena);
+    free(b->pieces);
+    free(b->merges);
+    free(b);
+}
+
+int64_t lm_vocab_find(const struct lm_vocab *v, struct lm_span text)
+{
+    const struct lmi_vocab *b = (const struct lmi_vocab *)v;
+    uint32_t id = text.size > UINT32_MAX ? LMI_NONE : lmi_texts_get(&b->texts, text);
+
+    return id == LMI_NONE ? -1 : (int64_t)id;
+}
+
+struct lm_span lmi_vocab_copy(struct lmi_vocab *b, struct lm_span s)
+{
+    return lm_span_of(lm_arena_str(&b->arena, s), s.size);
+}
+
+struct lm_piece *lmi_vocab_piece(struct lmi_vocab *b, size_t id)
+{
+    if (id >= b->capacity) {
+        size_t capacity = b->capacity * 2 > id ? b->capacity * 2 : id + 1024;
+        struct lm_piece *p = realloc(b->pieces, capacity * sizeof *p);
+        if (!p)
+            return NULL;
+        b->pieces = p;
+        b->capacity = capacity;
+        b->v.pieces = p;
+    }
+    while (b->v.n_pieces <= id)
+        b->pieces[b->v.n_pieces++] = (struct lm_piece){.kind = LM_PIECE_UNUSED};
+    return &b->pieces[id];
+}
+
+/* An id that the source skipped. */
+static bool fill_gap(struct lmi_vocab *b, size_t id)
+{
+    char text[40];
+    int n = snprintf(text, sizeof text, "[PAD%zu]", id);
+
+    b->pieces[id] = (struct lm_piece){.text = lmi_vocab_copy(b, lm_span_of(text, (size_t)n)), .kind = LM_PIECE_UNUSED};
+    return b->pieces[id].text.data != NULL;
+}
+
+int lmi_vocab_index(struct lmi_vocab *b, struct lm_err *e)
+{
+    lmi_texts_free(&b->texts);
+    if (!lmi_texts_init(&b->texts, b->v.n_pieces))
+        return lmi_nomem_vocab(e);
+    for (size_t i = 0; i < b->v.n_pieces; i++) {
+        if (!b->pieces[i].text.data && !fill_gap(b, i))
+            return lmi_nomem_vocab(e);
+        if (b->pieces[i].text.size > INT32_MAX)
+            return lm_err_set(e, LM_LIMIT, "piece %zu is longer than 2 GB", i);
+        lmi_texts_put(&b->texts, b->pieces[i].text, (uint32_t)i);
+    }
+    return 0;
+}
+
+static int check_id(const struct lmi_vocab *b, const char *name, int64_t id, struct lm_err *e)
+{
+    if (id < -1 || (id >= 0 && (uint64_t)id >= b->v.n_pieces))
+        return lm_err_set(e, LM_MALFORMED, "%s is %lld, but the vocabulary has %zu pieces (ids from 0)", name,
+                          (long long)id, b->v.n_pieces);
+    return 0;
+}
+
+static int check_pieces(const struct lmi_vocab *b, struct lm_err *e)
+{
+    for (size_t i = 0; i < b->v.n_pieces; i++) {
+        const struct lm_piece *p = &b->pieces[i];
+        if (p->kind == LM_PIECE_BYTE && lmi_byte_piece(p->text) < 0)
+            return lm_err_set(e, LM_MALFORMED, "byte piece %zu is '%.*s', expected <0x00> to <0xFF>", i,
+                              (int)(p->text.size < 80 ? p->text.size : 80), (const char *)p->text.data);
+        if (isnan(p->score))
+            return lm_err_set(e, LM_MALFORMED, "the score of piece %zu is not a number", i);
+    }
+    return 0;
+}
+
+int lmi_vocab_finish(struct lmi_vocab *b, struct lm_err *e)
+{
+    b->v.pieces = b->pieces;
+    b->v.merges = b->merges;
+    if (b->v.n_pieces == 0)
+        return lm_err_set(e, LM_MALFORMED, "the vocabulary is empty");
+    if (b->v.n_pieces > INT32_MAX / 2)
+        return lm_err_set(e, LM_LIMIT, "%zu pieces, at most %d are handled", b->v.n_pieces, INT32_MAX / 2);
+    if (check_id(b, "the id of the BOS token", b->v.bos_id, e) < 0 ||
+        check_id(b, "the id of the EOS token", b->v.eos_id, e) < 0 ||
+        check_id(b, "the id of the unknown token", b->v.unk_id, e) < 0 ||
+        check_id(b, "the id of the padding token", b->v.pad_id, e) < 0 || check_pieces(b, e) < 0)
+        return -1;
+    return lmi_vocab_index(b, e);
+}
+
+/* ---- bytes as text */
+
+static int hex(uint8_t c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+int lmi_byte_piece(struct lm_span t)
+{
+    if (t.size != 6 || memcmp(t.data, "<0x", 3) != 0 || t.data[5] != '>' || hex(t.data[3]) < 0 || hex(t.data[4]) < 0)
+        return -1;
+    return hex(t.data[3]) * 16 + hex(t.data[4]);
+}
+
+static bool printable_latin1(uint32_t b)
+{
+    return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
+}
+
+/* GPT-2 writes bytes that have no printable Latin-1 letter as U+0100, U+0101, …
+ * in their order: 0-32, 127-160, 173. */
+uint32_t lmi_byte_letter(uint8_t byte)
+{
+    if (printable_latin1(byte))
+        return byte;
+    return byte <= 32 ? 0x100u + byte : byte == 173 ? 0x143u : 0x100u + 33 + (byte - 127u);
+}
+
+int lmi_letter_byte(uint32_t cp)
+{
+    if (cp < 0x100)
+        return printable_latin1(cp) ? (int)cp : -1;
+    if (cp <= 0x120)
+        return (int)(cp - 0x100);
+    return cp <= 0x142 ? (int)(cp - 0x121 + 127) : cp == 0x143 ? 173 : -1;
+}
+
+/* ---- merges */
+
+static uint32_t concatenation(const struct lmi_vocab *b, struct lm_span left, struct lm_span right)
+{
+    uint8_t small[256], *text = small;
+    size_t n = left.size + right.size;
+
+    if (n > sizeof small && !(text = malloc(n)))
+        return LMI_NONE;
+    memcpy(text, left.data, left.size);
+    memcpy(text + left.size, right.data, right.size);
+    uint32_t id = lmi_texts_get(&b->texts, lm_span_of(text, n));
+    if (text != small)
+        free(text);
+    return id;
+}
+
+static int no_such_piece(size_t rank, struct lm_span left, struct lm_span right, const char *what, struct lm_err *e)
+{
+    return lm_err_set(e, LM_MALFORMED, "merge %zu ('%.*s' + '%.*s'): %s is not in the vocabulary", rank,
+                      (int)(left.size < 80 ? left.size : 80), (const char *)left.data,
+                      (int)(right.size < 80 ? right.size : 80), (const char *)right.data, what);
+}
+
+int lmi_vocab_merge(struct lmi_vocab *b, size_t rank, struct lm_span left, struct lm_span right, struct lm_err *e)
+{
+    if (left.size == 0 || right.size == 0)
+        return lm_err_set(e, LM_MALFORMED, "merge %zu has an empty half", rank);
+    uint32_t l = lmi_texts_get(&b->texts, left), r = lmi_texts_get(&b->texts, right);
+    if (l == LMI_NONE || r == LMI_NONE)
+        return no_such_piece(rank, left, right, l == LMI_NONE ? "the left half" : "the right half", e);
+    uint32_t result = concatenation(b, left, right);
+    if (result == LMI_NONE)
+        return no_such_piece(rank, left, right, "the result", e);
+    b->merges[rank] = (struct lm_merge){l, r, result};
+    return 0;
+}
+
+/* Pieces that no merge makes are never looked up by score: they come last. */
+void lmi_vocab_scores_from_merges(struct lmi_vocab *b)
+{
+    for (size_t i = 0; i < b->v.n_pieces; i++)
+        b->pieces[i].score = b->pieces[i].kind == LM_PIECE_NORMAL ? -1e9f : 0;
+    for (size_t i = b->v.n_merges; i-- > 0;)
+        b->pieces[b->merges[i].result].score = -(float)i;
+}
