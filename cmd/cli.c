@@ -132,6 +132,8 @@ bool cli_parse_size(const char *text, uint64_t *out)
     if (*text < '0' || *text > '9')
         return false;
     long double v = strtold(text, &end), step = 1000;
+    if (end != text + strspn(text, "0123456789.")) /* 0x10, 1e9 */
+        return false;
     const char *u = *end ? strchr(units, *end >= 'a' ? *end - 32 : *end) : NULL;
     if (u && *u) {
         end++;

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -66,7 +65,7 @@ static size_t shown_char(struct lm_span s)
 
 static size_t escape_into(char *dst, struct lm_span s, size_t (*keep)(struct lm_span))
 {
-    static const char hex[] = "0123456789abcdef";
+    static const char hex[] = "0123456789ABCDEF";
     char *p = dst;
 
     for (size_t i = 0; i < s.size;) {
@@ -145,21 +144,16 @@ void cli_note(const char *format, ...)
     free(text);
 }
 
-/* stdio forgets why an earlier write failed; the descriptor still knows. */
-static bool reader_is_gone(void)
-{
-    struct pollfd p = {.fd = 1, .events = POLLOUT};
-
-    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
-}
-
 int cli_finish(int code)
 {
     errno = 0;
     bool bad = ferror(stdout) != 0;
     bad |= fflush(stdout) != 0;
     int why = errno;
-    bool gone = bad && (why == EPIPE || reader_is_gone());
+    /* stdio forgets why an earlier write failed: ask again. */
+    if (bad && why == 0 && write(1, "\n", 1) < 0)
+        why = errno;
+    bool gone = bad && why == EPIPE;
     /* Some file systems report a full disk only when the file is closed. */
     if (!bad && fclose(stdout) != 0) {
         bad = true;

@@ -98,21 +98,34 @@ static size_t bytes_that_fit(const char *s, size_t width)
     return at;
 }
 
-static void print_cell(const char *cell, size_t width, bool right, bool last, FILE *f)
+/* *blank: columns to leave before the next text; what is left at the end of a
+ * line is never written. */
+static void print_cell(const char *cell, size_t width, bool right, size_t *blank, FILE *f)
 {
     size_t w = cli_text_width(cell);
+    bool cut = w > width;
+    size_t n = cut ? bytes_that_fit(cell, width - 1) : strlen(cell);
+    size_t pad = cut ? 0 : width - w;
 
-    if (w > width) {
-        size_t n = bytes_that_fit(cell, width - 1);
-        fwrite(cell, 1, n, f);
-        fputs("…", f);
+    if (n == 0) {
+        *blank += width;
         return;
     }
-    int pad = (int)(width - w);
-    if (right)
-        fprintf(f, "%*s%s", pad, "", cell);
-    else
-        fprintf(f, "%s%*s", cell, last ? 0 : pad, "");
+    fprintf(f, "%*s", (int)(*blank + (right ? pad : 0)), "");
+    fwrite(cell, 1, n, f);
+    fputs(cut ? "…" : "", f);
+    *blank = right ? 0 : pad;
+}
+
+static const char *print_line(const struct cli_table *t, const char *cell, FILE *f)
+{
+    size_t blank = 0;
+
+    for (size_t i = 0; i < t->n_columns; i++, cell += strlen(cell) + 1) {
+        blank += i ? GAP : 0;
+        print_cell(cell, t->widths[i], t->aligns[i] == 'r', &blank, f);
+    }
+    return cell;
 }
 
 void cli_table_print(struct cli_table *t, FILE *f)
@@ -126,10 +139,7 @@ void cli_table_print(struct cli_table *t, FILE *f)
     for (size_t r = 0; r < t->n_rows && !t->failed; r++) {
         if (r == 0 && bold)
             fputs("\033[1m", f);
-        for (size_t i = 0; i < t->n_columns; i++, cell += strlen(cell) + 1) {
-            fprintf(f, "%*s", i ? GAP : 0, "");
-            print_cell(cell, t->widths[i], t->aligns[i] == 'r', i + 1 == t->n_columns, f);
-        }
+        cell = print_line(t, cell, f);
         fputs(r == 0 && bold ? "\033[0m\n" : "\n", f);
     }
     if (t->failed)

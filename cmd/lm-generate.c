@@ -263,6 +263,9 @@ static void print_stats(const struct generation *g)
 {
     char device[200];
 
+    if (strcmp(g->stopped, "context") == 0)
+        cli_note("%s: stopped because the context of %u positions is full", cli_name(),
+                 lm_engine_ctx_len(g->l.engine));
     if (g->o.quiet)
         return;
     lm_engine_describe(g->l.engine, device, sizeof device);

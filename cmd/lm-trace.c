@@ -15,28 +15,17 @@ double trace_norm(const float *x, size_t n)
     return sqrt(sum);
 }
 
-const char *trace_exact(const struct trace *t, const struct lm_tensor *of, const float *row, uint64_t row_index,
-                        size_t i, char *buf, size_t size)
+double trace_value(const struct trace *t, const struct lm_tensor *of, const float *row, uint64_t row_index, size_t i)
 {
-    if (of->dtype == LM_F64) {
-        uint8_t raw[8];
-        double v;
-        lm_tensor_read(of, (row_index * t->config->d_model + i) * 8, 8, raw);
-        uint64_t bits = lm_load_u64le(raw);
-        memcpy(&v, &bits, 8);
-        for (int digits = 1; digits <= 17; digits++) {
-            snprintf(buf, size, "%.*g", digits, v);
-            if (strtod(buf, NULL) == v)
-                break;
-        }
-        return buf;
-    }
-    for (int digits = 1; digits <= 9; digits++) {
-        snprintf(buf, size, "%.*g", digits, row[i]);
-        if (strtof(buf, NULL) == row[i])
-            break;
-    }
-    return buf;
+    uint8_t raw[8];
+    double v;
+
+    if (of->dtype != LM_F64) /* every other type fits f32 */
+        return row[i];
+    lm_tensor_read(of, (row_index * t->config->d_model + i) * 8, 8, raw);
+    uint64_t bits = lm_load_u64le(raw);
+    memcpy(&v, &bits, 8);
+    return v;
 }
 
 const char *trace_shape(const struct trace *t, enum lm_role r, int layer, char *buf, size_t size)

@@ -43,10 +43,8 @@ struct trace {
 };
 
 double trace_norm(const float *x, size_t n);
-/* The i-th number of the embedding's row, in the fewest digits that give back
- * exactly what is stored. */
-const char *trace_exact(const struct trace *t, const struct lm_tensor *of, const float *row, uint64_t row_index,
-                        size_t i, char *buf, size_t size);
+/* The i-th number of a row of `of`, exactly as stored. */
+double trace_value(const struct trace *t, const struct lm_tensor *of, const float *row, uint64_t row_index, size_t i);
 /* The tensor of a role in a layer as "[4096, 4096] BF16", or "" when absent. */
 const char *trace_shape(const struct trace *t, enum lm_role r, int layer, char *buf, size_t size);
 

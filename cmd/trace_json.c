@@ -28,10 +28,8 @@ static json_t *first_json(const struct trace *t, const struct lm_tensor *of, con
 {
     json_t *a = json_array();
 
-    for (size_t i = 0; i < t->config->d_model && i < TRACE_FIRST; i++) {
-        char text[40];
-        json_array_append_new(a, cli_json_real(strtod(trace_exact(t, of, row, row_index, i, text, sizeof text), NULL)));
-    }
+    for (size_t i = 0; i < t->config->d_model && i < TRACE_FIRST; i++)
+        json_array_append_new(a, cli_json_real(trace_value(t, of, row, row_index, i)));
     return a;
 }
 

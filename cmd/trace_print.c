@@ -26,15 +26,19 @@ static size_t cell_width(const struct trace *t, size_t i)
     return piece > (size_t)n ? piece : (size_t)n;
 }
 
-static void print_piece(const struct trace *t, size_t i, bool color)
+/* A piece, or its id, in a cell; nothing behind the last of a line. */
+static void print_cell(const struct trace *t, size_t i, bool as_id, bool last, bool color)
 {
     const char *piece = cli_piece(&t->l, t->ids.ids[i]);
-    int pad = (int)(cell_width(t, i) - cli_text_width(piece)) + 1;
+    char id[16];
+    const char *text = as_id ? id : piece;
 
-    if (color)
-        printf("%s%s%s\033[0m%*s", papers[i % N_PAPERS], i == t->at ? "\033[1;4m" : "", piece, pad, "");
+    snprintf(id, sizeof id, "%d", t->ids.ids[i]);
+    int pad = last ? 0 : (int)(cell_width(t, i) - cli_text_width(text)) + 1;
+    if (color && !as_id)
+        printf("%s%s%s\033[0m%*s", papers[i % N_PAPERS], i == t->at ? "\033[1;4m" : "", text, pad, "");
     else
-        printf("%s%*s", piece, pad, "");
+        printf("%s%*s", text, pad, "");
 }
 
 /* Lines of pieces with their ids below, as many as fit. */
@@ -47,29 +51,45 @@ static void print_pieces(const struct trace *t)
         size_t used = 3 + cell_width(t, i) + 1;
         for (end = i + 1; end < t->ids.n && used + cell_width(t, end) + 1 <= width; end++)
             used += cell_width(t, end) + 1;
-        printf("   ");
-        for (size_t k = i; k < end; k++)
-            print_piece(t, k, color);
-        printf("\n   ");
-        for (size_t k = i; k < end; k++)
-            printf("%-*d ", (int)cell_width(t, k), t->ids.ids[k]);
-        putchar('\n');
+        for (int as_id = 0; as_id < 2; as_id++) {
+            printf("   ");
+            for (size_t k = i; k < end; k++)
+                print_cell(t, k, as_id, k + 1 == end, color);
+            putchar('\n');
+        }
     }
     printf("   %zu tokens of %zu pieces in the vocabulary (%s)\n", t->ids.n, t->l.vocab->n_pieces, t->l.vocab->source);
 }
 
 /* ---- 2: the embedding */
 
+/* The fewest digits that give the number back. */
+static const char *exact(double v, char *buf, size_t size)
+{
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(buf, size, "%.*g", digits, v);
+        if (strtod(buf, NULL) == v)
+            break;
+    }
+    return buf;
+}
+
 static void print_first(const struct trace *t, const struct lm_tensor *of, const float *row, uint64_t row_index)
 {
-    size_t d = t->config->d_model;
+    size_t d = t->config->d_model, used = 2, width = cli_width(stdout, 80);
 
-    printf("   ");
+    printf("  ");
     for (size_t i = 0; i < d && i < TRACE_FIRST; i++) {
         char text[40];
-        printf("%s  ", trace_exact(t, of, row, row_index, i, text, sizeof text));
+        size_t n = strlen(exact(trace_value(t, of, row, row_index, i), text, sizeof text));
+        if (used + n + 1 > width) {
+            printf("\n  ");
+            used = 2;
+        }
+        printf(" %s", text);
+        used += n + 1;
     }
-    printf(d > TRACE_FIRST ? "… %zu more\n" : "\n", d - TRACE_FIRST);
+    printf(d > TRACE_FIRST ? " … %zu more\n" : "\n", d - TRACE_FIRST);
 }
 
 static void print_embedding(const struct trace *t)
@@ -190,9 +210,9 @@ static void print_layers(const struct trace *t)
         look_text(t, l->head_look, look, sizeof look);
         snprintf(head, sizeof head, "%u: %s", l->head, look);
         snprintf(layer, sizeof layer, "%u", i);
-        snprintf(in, sizeof in, "%.3f", l->norm_in);
-        snprintf(attn, sizeof attn, "%.3f", l->norm_attn);
-        snprintf(out, sizeof out, "%.3f", l->norm_out);
+        snprintf(in, sizeof in, "%.2f", l->norm_in);
+        snprintf(attn, sizeof attn, "%.2f", l->norm_attn);
+        snprintf(out, sizeof out, "%.2f", l->norm_out);
         cli_table_row(table, "", layer, in, looks, head, attn, out);
     }
     cli_table_print(table, stdout);

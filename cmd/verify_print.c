@@ -128,10 +128,10 @@ static void print_limit(const struct verify *v)
 
     if (isfinite(v->max_kld))
         printf("mean KLD limit    %.3g (%s): %s\n", v->max_kld,
-               v->o.max_kld >= 0 ? "--max-kld" : "from the dtypes", kld_bad ? "PASSED BEYOND" : "kept");
+               v->o.max_kld >= 0 ? "--max-kld" : "from the dtypes", kld_bad ? "exceeded" : "kept");
     if (isfinite(v->max_diff))
         printf("|diff| limit      %.3g (%s): %s\n", v->max_diff, v->o.max_diff >= 0 ? "--max-diff" : "the default",
-               diff_bad ? "PASSED BEYOND" : "kept");
+               diff_bad ? "exceeded" : "kept");
 }
 
 void verify_print(const struct verify *v)

@@ -24,6 +24,7 @@ struct out_file {
 
 struct lm_commit {
     char *dir;
+    const char *at, *slash; /* how messages begin a path: "dir", "/"; nothing for the working folder */
     int dirfd;
     bool force, made_dir;
     struct out_file *files;
@@ -32,7 +33,7 @@ struct lm_commit {
 
 static int fail_errno(const struct lm_commit *c, const char *name, const char *what, struct lm_err *e)
 {
-    return lm_err_errno(e, "%s/%s: %s", c->dir, name, what);
+    return lm_err_errno(e, "%s%s%s: %s", c->at, c->slash, name, what);
 }
 
 /* ---- folder */
@@ -64,6 +65,9 @@ int lm_commit_begin(struct lm_commit **out, const char *dir, bool force, struct 
         c->dirfd = -1;
         c->force = force;
         c->dir = strdup(*dir ? dir : ".");
+        bool here = c->dir && strcmp(c->dir, ".") == 0;
+        c->at = here ? "" : c->dir;
+        c->slash = here ? "" : "/";
     }
     if (!c || !c->dir) {
         free(c);
@@ -85,12 +89,12 @@ static int check_destination(const struct lm_commit *c, const char *name, struct
     if (!*exists)
         return errno == ENOENT ? 0 : fail_errno(c, name, "cannot examine", e);
     if (S_ISDIR(old->st_mode))
-        return lm_err_set(e, LM_IO, "%s/%s: is a folder, a file is to be written there", c->dir, name);
+        return lm_err_set(e, LM_IO, "%s%s%s: is a folder, a file is to be written there", c->at, c->slash, name);
     if (!S_ISREG(old->st_mode) && !S_ISLNK(old->st_mode))
-        return lm_err_set(e, LM_IO, "%s/%s: is not a regular file (a device, a pipe or a socket) and cannot be "
-                          "replaced by one", c->dir, name);
+        return lm_err_set(e, LM_IO, "%s%s%s: is not a regular file (a device, a pipe or a socket) and cannot be "
+                          "replaced by one", c->at, c->slash, name);
     if (!c->force)
-        return lm_err_set(e, LM_IO, "%s/%s: exists already; --force replaces it", c->dir, name);
+        return lm_err_set(e, LM_IO, "%s%s%s: exists already; --force replaces it", c->at, c->slash, name);
     return 0;
 }
 
@@ -137,14 +141,14 @@ static int reserve(const struct lm_commit *c, const struct out_file *f, uint64_t
     struct statvfs s;
 
     if (n > INT64_MAX)
-        return lm_err_set(e, LM_LIMIT, "%s/%s: %llu bytes are more than a file can have", c->dir, f->name,
+        return lm_err_set(e, LM_LIMIT, "%s%s%s: %llu bytes are more than a file can have", c->at, c->slash, f->name,
                           (unsigned long long)n);
     if (n == 0 || fallocate(f->fd, 0, 0, (off_t)n) == 0)
         return 0;
     if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG || errno == EIO)
-        return lm_err_errno(e, "%s/%s: no room for %llu bytes", c->dir, f->name, (unsigned long long)n);
+        return lm_err_errno(e, "%s%s%s: no room for %llu bytes", c->at, c->slash, f->name, (unsigned long long)n);
     if (fstatvfs(f->fd, &s) == 0 && (uint64_t)s.f_bavail * s.f_frsize < n)
-        return lm_err_set(e, LM_IO, "%s/%s: %llu bytes are needed, the disk has %llu free", c->dir, f->name,
+        return lm_err_set(e, LM_IO, "%s%s%s: %llu bytes are needed, the disk has %llu free", c->at, c->slash, f->name,
                           (unsigned long long)n, (unsigned long long)s.f_bavail * s.f_frsize);
     if (ftruncate(f->fd, (off_t)n) < 0)
         return fail_errno(c, f->name, "cannot set the size", e);
@@ -233,7 +237,7 @@ static int show(struct lm_commit *c, struct out_file *f, struct lm_err *e)
     else
         rc = rename_new(c, f);
     if (rc < 0 && errno == EEXIST)
-        return lm_err_set(e, LM_IO, "%s/%s: appeared while this was running; it was left alone", c->dir, f->name);
+        return lm_err_set(e, LM_IO, "%s%s%s: appeared while this was running; it was left alone", c->at, c->slash, f->name);
     if (rc < 0)
         return fail_errno(c, f->name, "cannot name the finished file", e);
     free(f->hidden);

@@ -35,7 +35,7 @@ enum lm_action { LM_ACTION_COPY, LM_ACTION_CAST, LM_ACTION_QUANTIZE, LM_ACTION_M
 
 /* One tensor of the output. */
 struct lm_plan_item {
-    const struct lm_tensor *src; /* NULL: made from `made` (rope_freqs) */
+    const struct lm_tensor *src; /* NULL: made from `made` (rope_freqs, a mask that GGUF has no place for) */
     const float *made;
     char *name;
     enum lm_dtype dtype;
@@ -73,6 +73,8 @@ struct lm_plan {
     char **notes;                /* sentences that the user should see */
     size_t n_notes;
     uint64_t n_src_bytes, n_dst_bytes;
+    struct { uint64_t side; const float *values; } masks[4]; /* made once, shared by layers */
+    size_t n_masks;
     struct lm_arena arena;
 };
 
@@ -81,6 +83,7 @@ struct lm_plan {
 int lm_plan_make(struct lm_plan **out, struct lm_model *src, const struct lm_request *req, struct lm_err *e);
 void lm_plan_free(struct lm_plan *p);
 enum lm_action lm_plan_action(const struct lm_plan_item *it);
+uint64_t lm_plan_elems(const struct lm_plan_item *it);
 
 struct lm_run_options {
     bool force;               /* replace an existing destination */

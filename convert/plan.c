@@ -106,6 +106,15 @@ enum lm_action lm_plan_action(const struct lm_plan_item *it)
     return lm_dtype_info(it->dtype)->kind == LM_KIND_QUANT ? LM_ACTION_QUANTIZE : LM_ACTION_CAST;
 }
 
+uint64_t lm_plan_elems(const struct lm_plan_item *it)
+{
+    uint64_t n = 1;
+
+    for (unsigned i = 0; i < it->n_dims; i++)
+        n *= it->shape[i]; /* the source's product was checked, and made ones are small */
+    return it->src ? it->src->n_elems : n;
+}
+
 /* ---- one tensor */
 
 static void drop(struct lm_plan *p, const struct lm_tensor *t, const char *why)
@@ -167,6 +176,25 @@ static int plan_unknown(struct lm_plan *p, const struct lm_tensor *t, struct lm_
     return it->name ? 0 : lmc_nomem(e);
 }
 
+/* rope_freqs.weight has no place in Hugging Face's files: config.json must be able to say the same. */
+static int fold_rope_freqs(struct lm_plan *p, const struct lm_tensor *t, struct lm_err *e)
+{
+    float *divisors = lm_arena_array(&p->arena, t->n_elems + 1, sizeof *divisors);
+    struct lm_span config;
+    int rc = lm_model_sidecar(p->src, "config.json", &config, e);
+
+    if (!divisors)
+        return lmc_nomem(e);
+    if (rc != 0) /* the original config.json is carried inside */
+        return rc < 0 ? -1 : 0;
+    if (lm_tensor_to_f32(t, 0, t->n_elems, divisors, e) < 0)
+        return -1;
+    if (!lm_rope_llama3_recover(&p->bind->config, divisors, t->n_elems))
+        return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' holds divisors that are not those of llama3 rope scaling: "
+                          "config.json cannot express them", t->name);
+    return 0;
+}
+
 static int plan_tensor(struct lm_plan *p, size_t i, struct lm_err *e)
 {
     const struct lm_tensor *t = lm_model_tensor(p->src, i);
@@ -178,6 +206,9 @@ static int plan_tensor(struct lm_plan *p, size_t i, struct lm_err *e)
         return plan_unknown(p, t, e);
     if (lmc_renames(p) && (b->row->flags & LM_ROW_DROPPED))
         return drop(p, t, b->row->why), 0;
+    if (lmc_renames(p) && (b->row->flags & LM_ROW_GGUF_ONLY) && !lmc_to_gguf(p) && b->row->role == LM_ROLE_ROPE_FREQS &&
+        fold_rope_freqs(p, t, e))
+        return -1;
     if (lmc_renames(p) && (b->row->flags & LM_ROW_GGUF_ONLY) && !lmc_to_gguf(p))
         return drop(p, t, b->row->why ? b->row->why : "folded into rope_scaling of config.json"), 0;
     it = add_item(p, t);
@@ -289,6 +320,8 @@ static int measure(struct lm_plan *p, struct lm_err *e)
             return -1;
         for (size_t f = 0; f < l.n_files; f++)
             p->n_dst_bytes += l.files[f].n_bytes;
+        struct lm_span h = p->parts[i].exact_header;
+        p->exact = p->exact && l.files[0].n_head == 8 + h.size && memcmp(l.files[0].head + 8, h.data, h.size) == 0;
         lm_layout_free(&l);
     }
     return 0;

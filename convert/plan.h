@@ -23,6 +23,11 @@ int lmc_plan_types(struct lm_plan *p, struct lm_err *e);
 /* plan_back.c: gives back the original safetensors files of a GGUF that we
  * made, when nothing but names and order differ (p->exact). */
 int lmc_plan_back(struct lm_plan *p, struct lm_err *e);
+/* plan_dropped.c: buffers that GGUF has no place for (causal masks, rotary
+ * frequencies), remembered in metadata. *all: each of them can be made again. */
+int lmc_embed_dropped(struct lm_plan *p, bool *all, struct lm_err *e);
+/* The values of one [n_elems], in the plan's arena; NULL: it was not remembered or memory is out. */
+const float *lmc_make_dropped(struct lm_plan *p, const char *name, const uint64_t *shape, unsigned n_dims);
 /* plan_side.c: config.json, tokenizer files. */
 int lmc_plan_sides(struct lm_plan *p, struct lm_err *e);
 /* Where the items of a part go; base names the files unless the part does. Free with lm_layout_free. */

@@ -11,20 +11,12 @@
 
 #include "convert/plan.h"
 
-/* What a header says of one tensor, matched to its item. */
-struct wanted {
-    struct lm_plan_item *it;
-    char *name;
-    enum lm_dtype dtype;
-    unsigned n_dims;
-};
-
 struct back {
     struct lm_plan *p;
-    struct lm_map *by_name; /* of the source's tensors -> item */
-    struct wanted *wanted;  /* file by file */
-    size_t n_wanted;
-    bool *taken;            /* one an item */
+    struct lm_map *by_name;       /* of the source's tensors -> item */
+    bool *taken;                  /* one an item */
+    struct lm_plan_item *wanted;  /* file by file, as headers say */
+    size_t n_wanted, capacity, n_made;
 };
 
 /* ---- values survive? */
@@ -84,37 +76,76 @@ static struct lm_plan_item *find_item(struct back *b, const char *name)
     return &b->p->items[i];
 }
 
-static bool same_shape(const struct lm_plan_item *it, const json_t *shape)
+/* Reads the shape of a header's entry. */
+static bool read_shape(struct lm_plan_item *it, const json_t *shape)
 {
-    size_t n = json_array_size(shape);
-
-    if (!json_is_array(shape))
+    it->n_dims = (unsigned)json_array_size(shape);
+    if (!json_is_array(shape) || json_array_size(shape) > LM_MAX_DIMS)
         return false;
-    if (n == 0)
-        return it->n_dims <= 1 && it->src->n_elems == 1;
-    if (n != it->n_dims)
-        return false;
-    for (size_t i = 0; i < n; i++) {
+    for (unsigned i = 0; i < it->n_dims; i++) {
         const json_t *d = json_array_get(shape, i);
-        if (!json_is_integer(d) || json_integer_value(d) < 0 || (uint64_t)json_integer_value(d) != it->shape[i])
+        if (!json_is_integer(d) || json_integer_value(d) < 0)
             return false;
+        it->shape[i] = (uint64_t)json_integer_value(d);
     }
     return true;
+}
+
+static bool same_shape(const struct lm_plan_item *it, const struct lm_plan_item *w)
+{
+    if (w->n_dims == 0) /* GGUF has no scalars */
+        return it->n_dims <= 1 && it->src->n_elems == 1;
+    return it->n_dims == w->n_dims && memcmp(it->shape, w->shape, w->n_dims * sizeof w->shape[0]) == 0;
+}
+
+/* The item of a header's entry: of the source's tensor, or made. */
+static bool fill_wanted(struct back *b, const char *name, struct lm_plan_item *w)
+{
+    const struct lm_plan_item *it = find_item(b, name), said = *w;
+
+    if (!it) {
+        w->made = lmc_make_dropped(b->p, name, w->shape, w->n_dims);
+        w->why = "a buffer that GGUF has no place for";
+        b->n_made++; /* a header cannot ask for more of them than there are tensors */
+        return w->made && b->n_made <= b->p->n_items && (w->dtype == LM_F32 || w->dtype == LM_F16 || w->dtype == LM_BF16);
+    }
+    if (!same_shape(it, w) || !restores(it, w->dtype))
+        return false;
+    *w = *it;
+    w->dtype = said.dtype;
+    w->n_dims = said.n_dims;
+    return true;
+}
+
+static struct lm_plan_item *new_wanted(struct back *b)
+{
+    if (b->n_wanted == b->capacity) {
+        size_t n = b->capacity ? 2 * b->capacity : 64;
+        struct lm_plan_item *bigger = reallocarray(b->wanted, n, sizeof *bigger);
+        if (!bigger)
+            return NULL;
+        b->wanted = bigger;
+        b->capacity = n;
+    }
+    b->wanted[b->n_wanted] = (struct lm_plan_item){.layer = -1, .role = LM_ROLE_IGNORED};
+    return &b->wanted[b->n_wanted++];
 }
 
 /* 1 it fits, 0 it does not, -1 out of memory. */
 static int want(struct back *b, const char *name, const json_t *entry)
 {
-    struct lm_plan_item *it = find_item(b, name);
+    struct lm_plan_item *w = new_wanted(b);
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
-    const json_t *shape = json_object_get(entry, "shape");
     int d = dtype ? lm_dtype_find(dtype) : -1;
 
-    if (!it || d < 0 || !same_shape(it, shape) || !restores(it, (enum lm_dtype)d))
+    if (!w)
+        return -1;
+    if (d < 0 || !read_shape(w, json_object_get(entry, "shape")))
         return 0;
-    struct wanted *w = &b->wanted[b->n_wanted++];
-    *w = (struct wanted){it, lm_arena_str(&b->p->arena, lm_span_str(name)), (enum lm_dtype)d,
-                         (unsigned)json_array_size(shape)};
+    w->dtype = (enum lm_dtype)d;
+    if (!fill_wanted(b, name, w))
+        return 0;
+    w->name = lm_arena_str(&b->p->arena, lm_span_str(name));
     return w->name ? 1 : -1;
 }
 
@@ -170,27 +201,18 @@ static int match_files(struct back *b, const struct lm_meta *m, const struct lm_
         if (!part->base)
             return -1;
     }
-    return b->n_wanted == p->n_items;
+    return b->n_wanted - b->n_made == p->n_items;
 }
 
-static int apply(struct back *b)
+static void apply(struct back *b)
 {
     struct lm_plan *p = b->p;
-    struct lm_plan_item *items = calloc(p->n_items + 1, sizeof *items);
 
-    if (!items)
-        return -1;
-    for (size_t i = 0; i < b->n_wanted; i++) {
-        const struct wanted *w = &b->wanted[i];
-        items[i] = *w->it;
-        items[i].name = w->name;
-        items[i].dtype = w->dtype;
-        items[i].n_dims = w->n_dims;
-    }
     free(p->items);
-    p->items = items;
+    p->items = b->wanted;
+    p->n_items = b->n_wanted;
     p->exact = true;
-    return 0;
+    b->wanted = NULL;
 }
 
 static int index_items(struct back *b)
@@ -199,8 +221,7 @@ static int index_items(struct back *b)
 
     b->by_name = lm_map_new(p->n_items);
     b->taken = calloc(p->n_items + 1, sizeof *b->taken);
-    b->wanted = calloc(p->n_items + 1, sizeof *b->wanted);
-    if (!b->by_name || !b->taken || !b->wanted)
+    if (!b->by_name || !b->taken)
         return -1;
     for (size_t i = 0; i < p->n_items; i++)
         if (lm_map_put(b->by_name, lm_span_str(p->items[i].src->name), i) < 0)
@@ -218,8 +239,10 @@ static int try_back(struct back *b, const struct lm_meta *m, const struct lm_met
         return -1;
     p->n_parts = files->n;
     rc = match_files(b, m, files);
-    if (rc == 1)
-        return apply(b);
+    if (rc == 1) {
+        apply(b);
+        return 0;
+    }
     free(p->parts);
     p->parts = NULL;
     p->n_parts = 0;

@@ -68,7 +68,7 @@ static enum lm_dtype main_dtype(const struct lm_plan *p)
 
     for (size_t i = 0; i < p->n_items; i++) {
         const struct lm_plan_item *it = &p->items[i];
-        bytes[it->dtype] += lm_dtype_bytes(it->dtype, it->src ? it->src->n_elems : it->shape[0]);
+        bytes[it->dtype] += lm_dtype_bytes(it->dtype, lm_plan_elems(it));
     }
     for (int d = 0; d < LM_N_DTYPES; d++)
         if (bytes[d] > bytes[best])
@@ -158,6 +158,14 @@ static struct lm_span header_of(const struct lm_model_file *f)
     return n > 0 && n <= f->map.size - 8 ? lm_span_of(f->map.data + 8, (size_t)n) : (struct lm_span){0};
 }
 
+/* GGUF strings are UTF-8; other files (tokenizer.model) are arrays of bytes. */
+static int embed_bytes(struct lm_plan *p, const char *key, struct lm_span data, struct lm_err *e)
+{
+    if (lm_utf8_valid(data))
+        return check(lm_meta_set_str(p->meta, key, data), e);
+    return check(lm_meta_set_array(p->meta, key, LM_META_U8, data.data, data.size), e);
+}
+
 static int embed_headers(struct lm_plan *p, struct lm_err *e)
 {
     size_t n = lm_model_n_files(p->src), total = 0;
@@ -174,7 +182,7 @@ static int embed_headers(struct lm_plan *p, struct lm_err *e)
         return 0;
     for (size_t i = 0; i < n; i++) {
         snprintf(key, sizeof key, n == 1 ? LMC_SOURCE "header" : LMC_SOURCE "header.%zu", i);
-        if (check(lm_meta_set_str(p->meta, key, header_of(lm_model_file(p->src, i))), e))
+        if (embed_bytes(p, key, header_of(lm_model_file(p->src, i)), e))
             return -1;
     }
     return check(lm_meta_set_strs(p->meta, LMC_SOURCE "files", names, n), e);
@@ -194,16 +202,18 @@ static int embed_file(struct lm_plan *p, const char *name, struct lm_err *e)
         snprintf(key, sizeof key, "tokenizer.huggingface.json");
     else
         snprintf(key, sizeof key, LMC_SOURCE "%.200s", name);
-    return check(lm_meta_set_str(p->meta, key, data), e);
+    return embed_bytes(p, key, data, e);
 }
 
 static int embed_sources(struct lm_plan *p, struct lm_err *e)
 {
     const char *base = lmc_base_name(lm_model_path(p->src));
 
+    bool all = true;
+
     if (p->req.quantize || p->req.dtype >= 0)
         return 0;
-    if (embed_headers(p, e))
+    if (lmc_embed_dropped(p, &all, e) || (all && embed_headers(p, e)))
         return -1;
     for (size_t i = 0; lm_sidecar_names[i]; i++)
         if (embed_file(p, lm_sidecar_names[i], e))

@@ -15,6 +15,14 @@ struct run {
     struct lm_commit *commit;
 };
 
+static char *join(const struct run *r, const char *name)
+{
+    char *path = NULL;
+    bool here = strcmp(r->dir, ".") == 0;
+
+    return asprintf(&path, "%s%s%s", here ? "" : r->dir, here ? "" : "/", name) < 0 ? NULL : path;
+}
+
 /* ---- layout */
 
 int lmc_layout(struct lm_layout *out, const struct lm_plan *p, size_t part, const char *base, struct lm_err *e)
@@ -77,6 +85,8 @@ static int choose_place(struct run *r, const char *dst, struct lm_err *e)
         return lmc_nomem(e);
     for (n = strlen(r->dir); n > 1 && r->dir[n - 1] == '/'; n--)
         r->dir[n - 1] = 0;
+    if (!folder && !is_folder(r->dir))
+        return lm_err_set(e, LM_MISSING, "%s: no such folder", r->dir);
     return 0;
 }
 
@@ -91,11 +101,11 @@ static bool is_source_file(const struct lm_model *m, const struct stat *s)
 /* Through links too: the same file is the same device and inode. */
 static int refuse_source(const struct run *r, const char *name, struct lm_err *e)
 {
-    char *path = NULL;
+    char *path = join(r, name);
     struct stat s;
     bool same;
 
-    if (asprintf(&path, "%s/%s", r->dir, name) < 0)
+    if (!path)
         return lmc_nomem(e);
     same = stat(path, &s) == 0 && is_source_file(r->p->src, &s);
     if (same)
@@ -137,9 +147,7 @@ static int add_file(struct run *r, const char *name, const uint8_t *head, size_t
 {
     if (lm_commit_add(r->commit, name, n_bytes, fd, e))
         return -1;
-    if (lm_pwrite_all(*fd, head, n_head, 0, e))
-        return lm_err_prefix(e, "%s/%s", r->dir, name);
-    return 0;
+    return lm_pwrite_all(*fd, head, n_head, 0, e) ? lm_err_prefix(e, "%s", name) : 0;
 }
 
 static int add_part(struct run *r, size_t part, struct lm_err *e)
@@ -213,10 +221,10 @@ static int compare(const struct lm_plan *p, const struct lm_model *m, struct lm_
 static int read_back(const struct run *r, struct lm_err *e)
 {
     struct lm_model *m = NULL;
-    char *path = NULL;
+    char *path = join(r, entry_file(r));
     int rc;
 
-    if (asprintf(&path, "%s/%s", r->dir, entry_file(r)) < 0)
+    if (!path)
         return lmc_nomem(e);
     rc = lm_model_open(&m, path, e);
     if (rc == 0)

@@ -50,11 +50,6 @@ static bool keeps_bytes(const struct lm_plan_item *it)
     return it->src && it->src->dtype == it->dtype && it->transform == LM_T_NONE && !it->src->big_endian;
 }
 
-static uint64_t elems_of(const struct lm_plan_item *it)
-{
-    return it->src ? it->src->n_elems : it->shape[0];
-}
-
 /* Elements of the next piece of an item, a multiple of its unit. */
 static uint64_t piece_of(const struct stream *s, const struct lm_plan_item *it)
 {
@@ -79,7 +74,7 @@ static int make_buffers(struct buffers *b, const struct stream *s)
 
     for (size_t i = 0; i < s->p->n_items; i++) {
         const struct lm_plan_item *it = &s->p->items[i];
-        uint64_t n = piece_of(s, it) < elems_of(it) ? piece_of(s, it) : elems_of(it);
+        uint64_t n = piece_of(s, it) < lm_plan_elems(it) ? piece_of(s, it) : lm_plan_elems(it);
         if (keeps_bytes(it))
             continue;
         raw = larger(raw, it->src ? lm_dtype_bytes(it->src->dtype, n) : 0);
@@ -147,13 +142,13 @@ static bool next_job(struct stream *s, struct job *j, struct nudge *due)
     bool got = false;
 
     pthread_mutex_lock(&s->lock);
-    while (s->item < s->p->n_items && s->first >= elems_of(&s->p->items[s->item])) {
+    while (s->item < s->p->n_items && s->first >= lm_plan_elems(&s->p->items[s->item])) {
         s->item++;
         s->first = 0;
     }
     if (!s->failed && s->item < s->p->n_items) {
         const struct lm_plan_item *it = &s->p->items[s->item];
-        uint64_t left = elems_of(it) - s->first, n = piece_of(s, it);
+        uint64_t left = lm_plan_elems(it) - s->first, n = piece_of(s, it);
         *j = (struct job){s->item, s->first, n < left ? n : left};
         s->first += j->n;
         *due = note_output(s, j);

@@ -18,6 +18,10 @@ struct lmi_q8 {
     int8_t q[LMI_SUPER];
     float wide[16]; /* d of 8 groups of 32, then ns of the same */
     float fine[32]; /* d of 16 groups of 16, then ns */
+    /* For nibbles used where they lie (Q4_K): groups 0 2 1 3 4 6 5 7, and wide
+     * with d / 16 for the odd ones, whose nibbles are the upper. */
+    int8_t q_pairs[LMI_SUPER];
+    float pairs[16];
 };
 
 /* The inputs of one product, n tokens of k columns, in the forms its weights need. */

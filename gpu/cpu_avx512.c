@@ -172,6 +172,7 @@ INLINE void quantize_group(struct lmi_q8 *b, unsigned g, __m512 x0, __m512 x1)
     b->wide[8 + g] = -d * (float)(s0 + s1);
     b->fine[16 + 2 * g] = -d * (float)s0;
     b->fine[17 + 2 * g] = -d * (float)s1;
+    lmi_quantize_pairs(b, g);
 }
 
 static void quantize_super(struct lmi_q8 *b, const float *x, size_t k)
@@ -253,6 +254,21 @@ INLINE void dot_super(__m512 acc[2], const struct wide *u, const struct lmi_q8 *
     }
 }
 
+/* Q4_K: both nibbles of 64 bytes without a shift, the activations in their order. */
+INLINE void dot_q4_k(__m512 acc[2], const uint8_t *b, const struct lmi_q8 *a)
+{
+    __m512 s = _mm512_mul_ps(scales_k4(b), _mm512_loadu_ps(a->pairs));
+
+    acc[0] = _mm512_mask_add_ps(acc[0], 0xff00, acc[0], s);
+    for (int j = 0; j < 4; j++) {
+        __m512i q = _mm512_and_si512(_mm512_loadu_si512(b + 16 + 64 * (j / 2)), _mm512_set1_epi8((char)(j % 2 ? 0xf0 : 15)));
+        __m512i p = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, _mm512_loadu_si512(a->q_pairs + 64 * j));
+        int g = j / 2 * 4 + j % 2; /* and g + 2 */
+        __m512i lanes = _mm512_inserti64x4(_mm512_set1_epi32(g), _mm256_set1_epi32(g + 2), 1);
+        acc[j & 1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_permutexvar_ps(lanes, s), acc[j & 1]);
+    }
+}
+
 /* A row's last blocks may be fewer than 256 weights: the missing ones read as zeros. */
 INLINE const uint8_t *whole_super(uint8_t *copy, const uint8_t *w, size_t bytes, size_t left)
 {
@@ -273,8 +289,10 @@ INLINE void rows_of(unpack_fn *unpack, const unsigned group, const size_t bytes,
         __m512 acc[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         struct wide u;
         for (size_t s = 0; s < whole; s++) {
-            _mm_prefetch(w + s * bytes + 2048, _MM_HINT_T0);
-            _mm_prefetch(w + s * bytes + 2048 + 64, _MM_HINT_T0);
+            if (unpack == wide_q4_k) {
+                dot_q4_k(acc, w + s * bytes, a + s);
+                continue;
+            }
             unpack(&u, w + s * bytes);
             dot_super(acc, &u, a + s, group);
         }
@@ -391,27 +409,41 @@ INLINE void panel_product(float *y, size_t ldy, const struct panel *p, size_t ro
     }
 }
 
-INLINE void gemm_of(unpack_fn *unpack, const unsigned group, const size_t bytes, float *y, size_t ldy,
-                    const uint8_t *w, size_t row_bytes, size_t rows, const struct lmi_acts *a, struct panel *p)
-{
-    for (size_t r = 0; r < rows; r += 16, w += 16 * row_bytes) {
-        size_t n = rows - r < 16 ? rows - r : 16;
-        for (size_t s = 0; s < lmi_n_super(a->k); s++)
-            fill_panel(p + s, unpack, group, bytes, w + s * bytes, row_bytes, n, a->k - s * LMI_SUPER);
-        panel_product(y + r, ldy, p, n, a, group);
-    }
-}
-
 #define BLOCK_TYPES(X) \
     X(Q4_0, wide_q4_0, 32, 144) X(Q4_1, wide_q4_1, 32, 160) X(Q5_0, wide_q5_0, 32, 176) X(Q5_1, wide_q5_1, 32, 192) \
     X(Q8_0, wide_q8_0, 32, 272) X(Q2_K, wide_q2_k, 16, 84) X(Q3_K, wide_q3_k, 16, 110) X(Q4_K, wide_q4_k, 32, 144) \
     X(Q5_K, wide_q5_k, 32, 176) X(Q6_K, wide_q6_k, 16, 210)
 
+/* A function each: in one they would compete for registers. */
+#define X(T, unpack, group, bytes) \
+    static __attribute__((noinline)) void rows_##T(float *y, const uint8_t *w, size_t row_bytes, size_t rows, \
+                                                   const struct lmi_q8 *a, size_t k) \
+    { \
+        rows_of(unpack, group, bytes, y, w, row_bytes, rows, a, k); \
+    } \
+    static __attribute__((noinline)) void fill_##T(struct panel *p, const uint8_t *w, size_t row_bytes, size_t rows, \
+                                                   size_t left) \
+    { \
+        fill_panel(p, unpack, group, bytes, w, row_bytes, rows, left); \
+    }
+BLOCK_TYPES(X)
+#undef X
+
 static void q8_rows(enum lm_dtype t, float *y, const uint8_t *w, size_t row_bytes, size_t rows,
                     const struct lmi_q8 *a, size_t k)
 {
     switch (t) {
-#define X(T, unpack, group, bytes) case LM_##T: rows_of(unpack, group, bytes, y, w, row_bytes, rows, a, k); break;
+#define X(T, unpack, group, bytes) case LM_##T: rows_##T(y, w, row_bytes, rows, a, k); break;
+        BLOCK_TYPES(X)
+#undef X
+    default: break;
+    }
+}
+
+static void fill(enum lm_dtype t, struct panel *p, const uint8_t *w, size_t row_bytes, size_t rows, size_t left)
+{
+    switch (t) {
+#define X(T, unpack, group, bytes) case LM_##T: fill_##T(p, w, row_bytes, rows, left); break;
         BLOCK_TYPES(X)
 #undef X
     default: break;
@@ -422,12 +454,16 @@ static void q8_gemm(enum lm_dtype t, float *y, size_t ldy, const uint8_t *w, siz
                     const struct lmi_acts *a, uint8_t *panel)
 {
     struct panel *p = (struct panel *)(void *)panel;
+    size_t bytes = lmi_super_bytes(t);
 
-    switch (t) {
-#define X(T, unpack, group, bytes) case LM_##T: gemm_of(unpack, group, bytes, y, ldy, w, row_bytes, rows, a, p); break;
-        BLOCK_TYPES(X)
-#undef X
-    default: break;
+    for (size_t r = 0; r < rows; r += 16, w += 16 * row_bytes) {
+        size_t n = rows - r < 16 ? rows - r : 16;
+        for (size_t s = 0; s < lmi_n_super(a->k); s++)
+            fill(t, p + s, w + s * bytes, row_bytes, n, a->k - s * LMI_SUPER);
+        if (lmi_q8_group(t) == 32)
+            panel_product(y + r, ldy, p, n, a, 32);
+        else
+            panel_product(y + r, ldy, p, n, a, 16);
     }
 }
 
@@ -439,31 +475,22 @@ INLINE __m512 load_bf16(const uint8_t *p, __mmask16 m)
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
 
-INLINE void bf16_block(float *y, const uint8_t *w, const float *x, size_t k, const size_t R)
-{
-    __m512 acc[4];
-    size_t i = 0;
-    __mmask16 m = (__mmask16)((1u << k % 16) - 1);
-
-    for (size_t r = 0; r < R; r++)
-        acc[r] = _mm512_setzero_ps();
-    for (; i + 16 <= k; i += 16)
-        for (size_t r = 0; r < R; r++)
-            acc[r] = _mm512_fmadd_ps(load_bf16(w + 2 * (r * k + i), 0xffff), _mm512_loadu_ps(x + i), acc[r]);
-    for (size_t r = 0; m && r < R; r++)
-        acc[r] = _mm512_fmadd_ps(load_bf16(w + 2 * (r * k + i), m), _mm512_maskz_loadu_ps(m, x + i), acc[r]);
-    for (size_t r = 0; r < R; r++)
-        y[r] = sum16(acc[r]);
-}
-
+/* One row after the other: a single stream is what the prefetchers follow best. */
 static void bf16_rows(float *y, const uint8_t *w, size_t rows, const float *x, size_t k)
 {
-    size_t r = 0;
-
-    for (; r + 4 <= rows; r += 4)
-        bf16_block(y + r, w + 2 * r * k, x, k, 4);
-    for (; r < rows; r++)
-        bf16_block(y + r, w + 2 * r * k, x, k, 1);
+    for (size_t r = 0; r < rows; r++, w += 2 * k) {
+        __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+        size_t i = 0;
+        for (; i + 64 <= k; i += 64)
+            for (size_t j = 0; j < 4; j++)
+                acc[j] = _mm512_fmadd_ps(load_bf16(w + 2 * (i + 16 * j), 0xffff), _mm512_loadu_ps(x + i + 16 * j),
+                                         acc[j]);
+        for (; i < k; i += 16) {
+            __mmask16 m = k - i < 16 ? (__mmask16)((1u << (k - i)) - 1) : 0xffff;
+            acc[0] = _mm512_fmadd_ps(load_bf16(w + 2 * i, m), _mm512_maskz_loadu_ps(m, x + i), acc[0]);
+        }
+        y[r] = sum16(_mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3])));
+    }
 }
 
 #define COMMON \

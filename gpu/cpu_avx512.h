@@ -38,14 +38,31 @@ INLINE __m512i add_high(__m512i q, __m512i bytes, int lo, int hi, int value)
     return _mm512_mask_add_epi8(q, _mm512_test_epi8_mask(bytes, bit), q, _mm512_set1_epi8((char)value));
 }
 
+/* lmi_scales_k4 in one register: a block begins with d, dmin and the twelve
+ * bytes of scales. Through memory the narrow stores would stall the wide load. */
 INLINE __m512 scales_k4(const uint8_t *b)
 {
-    uint32_t sc[4];
+    __m128i x = _mm_loadu_si128((const void *)b);
+    __m128i low = _mm_shuffle_epi8(x, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m128i high = _mm_shuffle_epi8(x, _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11));
+    low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)),
+                        _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+    high = _mm_and_si128(_mm_srli_epi16(high, 2), _mm_set1_epi8(0x30));
+    __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_or_si128(low, high)));
+    __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    return _mm512_mul_ps(v, _mm512_permutexvar_ps(which, _mm512_castps128_ps512(_mm_cvtph_ps(x))));
+}
 
-    lmi_scales_k4(b + 4, sc);
-    __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)sc)));
-    __m512 d = _mm512_insertf32x8(_mm512_set1_ps(lmi_half(b)), _mm256_set1_ps(lmi_half(b + 2)), 1);
-    return _mm512_mul_ps(v, d);
+/* The same for lmi_scales_q3: twelve bytes of scales, then d. */
+INLINE __m512 scales_q3(const uint8_t *b)
+{
+    __m128i x = _mm_loadu_si128((const void *)(b + 94));
+    __m128i low = _mm_shuffle_epi8(x, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
+    __m128i high = _mm_shuffle_epi8(x, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+    low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 4, 4)), _mm_set1_epi8(15));
+    high = _mm_slli_epi16(_mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3)), 4);
+    __m512i s = _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_or_si128(low, high)), _mm512_set1_epi32(32));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(s), _mm512_set1_ps(lmi_half(b + 108)));
 }
 
 INLINE void wide_q4_k(struct wide *u, const uint8_t *b)
@@ -100,14 +117,11 @@ INLINE void wide_q2_k(struct wide *u, const uint8_t *b)
 
 INLINE void wide_q3_k(struct wide *u, const uint8_t *b)
 {
-    uint32_t sc[4];
     __m512i high = _mm512_broadcast_i64x4(load32(b));
     __m512i v0 = _mm512_broadcast_i64x4(load32(b + 32)), v1 = _mm512_broadcast_i64x4(load32(b + 64));
     __m512i three = _mm512_set1_epi8(3);
 
-    lmi_scales_q3(b + 96, sc);
-    __m512i s = _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)sc)), _mm512_set1_epi32(32));
-    u->s = _mm512_mul_ps(_mm512_cvtepi32_ps(s), _mm512_set1_ps(lmi_half(b + 108)));
+    u->s = scales_q3(b);
     u->m = _mm512_mul_ps(u->s, _mm512_set1_ps(4));
     u->q[0] = add_high(_mm512_and_si512(shift_halves(v0, 0, 2), three), high, 0, 1, 4);
     u->q[1] = add_high(_mm512_and_si512(shift_halves(v0, 4, 6), three), high, 2, 3, 4);
@@ -139,13 +153,20 @@ INLINE __m512 scales_sym(const uint8_t *b, size_t bytes, float offset)
     return _mm512_insertf32x8(_mm512_castps256_ps512(d), _mm256_mul_ps(d, _mm256_set1_ps(offset)), 1);
 }
 
+/* By insertion: compilers build a set_epi32 in memory, where the wide load stalls. */
+INLINE __m128i four_dwords(const uint8_t *b, size_t bytes)
+{
+    __m128i v = _mm_cvtsi32_si128((int)lm_load_u32le(b));
+
+    v = _mm_insert_epi32(v, (int)lm_load_u32le(b + bytes), 1);
+    v = _mm_insert_epi32(v, (int)lm_load_u32le(b + 2 * bytes), 2);
+    return _mm_insert_epi32(v, (int)lm_load_u32le(b + 3 * bytes), 3);
+}
+
 /* Eight pairs of f16 scale and (negative) minimum. */
 INLINE __m512 scales_min(const uint8_t *b, size_t bytes)
 {
-    __m256i h = _mm256_set_epi32((int)lm_load_u32le(b + 7 * bytes), (int)lm_load_u32le(b + 6 * bytes),
-                                 (int)lm_load_u32le(b + 5 * bytes), (int)lm_load_u32le(b + 4 * bytes),
-                                 (int)lm_load_u32le(b + 3 * bytes), (int)lm_load_u32le(b + 2 * bytes),
-                                 (int)lm_load_u32le(b + bytes), (int)lm_load_u32le(b));
+    __m256i h = _mm256_set_m128i(four_dwords(b + 4 * bytes, bytes), four_dwords(b, bytes));
     __m512i order = _mm512_set_epi32(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
     __m512 v = _mm512_permutexvar_ps(order, _mm512_cvtph_ps(h));
     return _mm512_mask_sub_ps(v, 0xff00, _mm512_setzero_ps(), v);

@@ -70,6 +70,16 @@ static inline float lmi_tree_sum(const float v[16])
 
 /* ---- activations to int8 */
 
+/* q_pairs and pairs of a group, from the rest. */
+static inline void lmi_quantize_pairs(struct lmi_q8 *b, unsigned g)
+{
+    static const uint8_t place[8] = {0, 2, 1, 3, 4, 6, 5, 7};
+
+    memcpy(b->q_pairs + 32 * place[g], b->q + 32 * g, 32);
+    b->pairs[g] = g % 2 ? b->wide[g] / 16 : b->wide[g];
+    b->pairs[8 + g] = b->wide[8 + g];
+}
+
 static inline void lmi_quantize_group(struct lmi_q8 *b, unsigned g, const float *x, unsigned n)
 {
     float max = 0, scale;
@@ -88,6 +98,7 @@ static inline void lmi_quantize_group(struct lmi_q8 *b, unsigned g, const float 
     b->wide[8 + g] = -d * (float)(sums[0] + sums[1]);
     b->fine[16 + 2 * g] = -d * (float)sums[0];
     b->fine[17 + 2 * g] = -d * (float)sums[1];
+    lmi_quantize_pairs(b, g);
 }
 
 static inline void lmi_quantize_c(struct lmi_q8 *q, const float *x, size_t k)

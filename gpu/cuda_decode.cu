@@ -20,19 +20,19 @@ static __global__ void repack(lmc_planes p, size_t first, const uint8_t *blocks,
         lmc_pack<D>(p, first + i, blocks + i / s.units * s.block_bytes, (int)(i % s.units));
 }
 
-int lmc_repack(struct lm_dev *d, enum lm_dtype t, const lmc_planes *p, size_t first, const uint8_t *blocks,
+int lmc_repack(struct lm_dev *d, enum lm_dtype type, const lmc_planes *p, size_t first, const uint8_t *blocks,
                size_t n_blocks, struct lm_err *e)
 {
-    switch (t) {
-#define CASE(s)                                                                                                        \
-    case LM_##s: {                                                                                                     \
-        size_t n = n_blocks * lmc_block<LM_##s>::s.units;                                                              \
-        LMC_LAUNCH(repack<LM_##s>, dim3(blocks_for(n)), dim3(THREADS), 0, d->stream, *p, first, blocks, n);            \
+    switch (type) {
+#define CASE(t)                                                                                                        \
+    case LM_##t: {                                                                                                     \
+        size_t n = n_blocks * lmc_block<LM_##t>::s.units;                                                              \
+        LMC_LAUNCH(repack<LM_##t>, dim3(blocks_for(n)), dim3(THREADS), 0, d->stream, *p, first, blocks, n);            \
         break;                                                                                                         \
     }
         LMC_BLOCK_TYPES(CASE)
 #undef CASE
-    default: return lm_err_set(e, LM_UNSUPPORTED, "cuda: no planes for %s", lm_dtype_name(t));
+    default: return lm_err_set(e, LM_UNSUPPORTED, "cuda: no planes for %s", lm_dtype_name(type));
     }
     LMC_LAUNCHED("repack");
     return 0;

@@ -438,7 +438,7 @@ template <class S> __global__ void __launch_bounds__(MV_THREADS) matvec_many(con
         total = set ? total + sum : sum;
     }
     float other = __shfl_xor_sync(0xffffffffu, total, MV_TOKENS);
-    if (lane % MV_TOKENS < n)
+    if (lane % MV_TOKENS < (int)n)
         mv_store(a, row0 + lane / MV_TOKENS, token0 + lane % MV_TOKENS, total, other);
 }
 

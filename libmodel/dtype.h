@@ -65,7 +65,8 @@ float lm_bf16_to_f32(uint16_t h);
 uint16_t lm_f32_to_bf16(float f);
 
 /* The path the row conversions take on this machine: "avx512", "avx2" or
- * "portable".  All give the same bytes.  lm_dtype_set_isa forces one (tests,
+ * "portable".  All give the same bytes.  LM_ISA in the environment chooses one
+ * at start, if the machine has it; lm_dtype_set_isa forces one (tests,
  * benchmarks; not thread-safe): -1 when the machine lacks it. */
 const char *lm_dtype_isa(void);
 int lm_dtype_set_isa(const char *name);

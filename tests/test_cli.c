@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <glob.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -142,7 +143,7 @@ static void test_wrong_use(void **state)
         {{"lm-test", "a", "--colour=blue"}, "is one of red or green, not \"blue\""},
         {{"lm-test"}, "an argument is missing: usage: lm-test [options] A [B]"},
         {{"lm-test", "a", "b", "c"}, "too many arguments"},
-        {{"lm-test", "a", "--\033[2J"}, "no option --\\x1b[2J"},
+        {{"lm-test", "a", "--\033[2J"}, "no option --\\x1B[2J"},
     };
 
     (void)state;
@@ -182,11 +183,11 @@ static void test_safe(void **state)
 {
     (void)state;
     assert_string_equal(cli_safe(lm_span_str("zażółć ▁ 😀 a\\b")), "zażółć ▁ 😀 a\\b");
-    assert_string_equal(cli_safe(lm_span_str("\033]0;x\007")), "\\x1b]0;x\\x07");
-    assert_string_equal(cli_safe(lm_span_of("a\0b\n", 4)), "a\\x00b\\x0a");
-    assert_string_equal(cli_safe(lm_span_of("\xff\xc3", 2)), "\\xff\\xc3");
-    assert_string_equal(cli_safe(lm_span_str("\xe2\x80\xae")), "\\xe2\\x80\\xae"); /* right-to-left override */
-    assert_string_equal(cli_safe(lm_span_str("\xc2\x9b")), "\\xc2\\x9b");          /* CSI as one character */
+    assert_string_equal(cli_safe(lm_span_str("\033]0;x\007")), "\\x1B]0;x\\x07");
+    assert_string_equal(cli_safe(lm_span_of("a\0b\n", 4)), "a\\x00b\\x0A");
+    assert_string_equal(cli_safe(lm_span_of("\xff\xc3", 2)), "\\xFF\\xC3");
+    assert_string_equal(cli_safe(lm_span_str("\xe2\x80\xae")), "\\xE2\\x80\\xAE"); /* right-to-left override */
+    assert_string_equal(cli_safe(lm_span_str("\xc2\x9b")), "\\xC2\\x9B");          /* CSI as one character */
     assert_string_equal(cli_safe(lm_span_of(NULL, 0)), "");
 }
 
@@ -196,7 +197,7 @@ static void test_json_text(void **state)
     json_t *j = cli_json_str(bad), *k = cli_json_str(lm_span_of("a\0b", 3)), *n = cli_json_real(0.0 / 0.0);
 
     (void)state;
-    assert_string_equal(json_string_value(j), "a\\xffb");
+    assert_string_equal(json_string_value(j), "a\\xFFb");
     assert_int_equal(json_string_length(k), 3);
     assert_true(json_is_null(n));
     json_decref(j);
@@ -243,6 +244,31 @@ static void test_table(void **state)
 {
     (void)state;
     assert_string_equal(in_child(print_table, NULL)->out, "name        n\n日本        7\nłódź i  1 000\n");
+}
+
+static void make_progress(void *arg)
+{
+    struct cli_progress p;
+
+    (void)arg;
+    cli_progress_begin(&p, "converting");
+    cli_progress(&p, 1, 100000000); /* too early to say anything */
+    p.began -= 20;
+    cli_progress(&p, 50000000, 100000000);
+    cli_progress(&p, 60000000, 100000000); /* too soon after the last line */
+    p.shown -= 11;
+    p.began -= 20;
+    p.unit = "tokens";
+    cli_progress(&p, 80, 100);
+    cli_progress_end(&p);
+}
+
+static void test_progress(void **state)
+{
+    (void)state;
+    assert_string_equal(in_child(make_progress, NULL)->err,
+                        "converting: 50 % (50.00 MB of 100.00 MB), 2.50 MB/s, 0:20 left\n"
+                        "converting: 80 % (80 tokens of 100 tokens), 2 tokens/s, 0:10 left\n");
 }
 
 static void test_read_text(void **state)
@@ -411,6 +437,24 @@ static void check_options(const char *name, const char *help)
     assert_true(n >= 4);
 }
 
+static void test_every_command_is_listed(void **state)
+{
+    glob_t g;
+
+    (void)state;
+    assert_int_equal(glob("cmd/lm-*.c", 0, NULL, &g), 0);
+    for (size_t i = 0; i < g.gl_pathc; i++) {
+        char *name = g.gl_pathv[i] + strlen("cmd/lm-");
+        bool listed = false;
+        *strrchr(name, '.') = '\0';
+        for (size_t k = 0; commands[k]; k++)
+            listed |= strcmp(commands[k], name) == 0;
+        if (!listed)
+            fail_msg("cmd/commands.def has no row for %s", name);
+    }
+    globfree(&g);
+}
+
 static void test_every_command(void **state)
 {
     (void)state;
@@ -445,8 +489,10 @@ int main(void)
         cmocka_unit_test(test_forms), cmocka_unit_test(test_positional), cmocka_unit_test(test_wrong_use),
         cmocka_unit_test(test_sizes), cmocka_unit_test(test_safe), cmocka_unit_test(test_json_text),
         cmocka_unit_test(test_numbers), cmocka_unit_test(test_width), cmocka_unit_test(test_table),
-        cmocka_unit_test(test_read_text), cmocka_unit_test(test_output_ends), cmocka_unit_test(test_bus),
-        cmocka_unit_test(test_exit_codes), cmocka_unit_test(test_every_command)};
+        cmocka_unit_test(test_progress), cmocka_unit_test(test_read_text),
+        cmocka_unit_test(test_output_ends), cmocka_unit_test(test_bus),
+        cmocka_unit_test(test_exit_codes),
+        cmocka_unit_test(test_every_command_is_listed), cmocka_unit_test(test_every_command)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,16 +8,18 @@
 
 #include "libmodel/dtype/lanes.h"
 
-enum { FIT_GROUPS = 16 };
+enum { FIT_GROUPS = 32 };
 #define GROUP_EPS 1e-15f /* groups with no |x| above count as zero */
 
 /* Fits of FIT_GROUPS groups.  A group whose final scale rounds to 0 keeps the
- * codes of the search: nearest(iscale * (x - base)), all 0 if iscale is 0. */
+ * codes of the search: nearest(iscale * (x - base)), or the stored ones (Q3_K),
+ * and in both cases all 0 if iscale is 0. */
 struct fits {
     float scale[FIT_GROUPS];
     float min[FIT_GROUPS]; /* w = scale * code - min, min >= 0 */
     float iscale[FIT_GROUPS];
     float base[FIT_GROUPS];
+    float code[16][FIT_GROUPS]; /* Q3_K only: element, group; -4 .. 3 */
 };
 
 struct affine_spec {
@@ -27,69 +29,120 @@ struct affine_spec {
     bool absolute; /* minimise w |error| instead of w error^2 */
 };
 
-INLINE vf weighted_error(const vf *x, const vf *w, const vf *code, vf scale, vf min, struct affine_spec s)
-{
-    vf sum = vf_set(0);
+/* A lane's additions form long chains, so STREAMS vectors of groups advance
+ * together. */
+enum { STREAMS = 2 };
 
-    for (int i = 0; i < s.n; i++) {
-        vf diff = scale * code[i] + min - x[i];
-        sum += w[i] * (s.absolute ? vf_abs(diff) : diff * diff);
+struct affine_state {
+    vf x[32], w[32], code[32];
+    vf max, sum_w, sum_x;
+    vf scale, min, best;        /* the best fit so far and its error */
+    vf used_iscale, used_base;  /* what its codes were made with */
+    vf iscale, new_scale, new_min; /* the candidate */
+    vm flat, solved;
+};
+
+INLINE vf affine_code(const struct affine_state *s, vf iscale, int i, int nmax)
+{
+    return vf_of_vi(nearest_in(iscale * (s->x[i] - s->min), 0, nmax));
+}
+
+INLINE void affine_errors(vf *sum, const struct affine_state *s, struct affine_spec spec)
+{
+    for (int k = 0; k < STREAMS; k++)
+        sum[k] = vf_set(0);
+    for (int i = 0; i < spec.n; i++)
+        for (int k = 0; k < STREAMS; k++) {
+            vf diff = s[k].new_scale * s[k].code[i] + s[k].new_min - s[k].x[i];
+            sum[k] += s[k].w[i] * (spec.absolute ? vf_abs(diff) : diff * diff);
+        }
+}
+
+INLINE void affine_start(struct affine_state *s, struct affine_spec spec)
+{
+    s->min = s->max = s->x[0];
+    s->sum_w = s->w[0];
+    s->sum_x = s->w[0] * s->x[0];
+    for (int i = 1; i < spec.n; i++) {
+        s->min = vf_min(s->x[i], s->min);
+        s->max = vf_max(s->x[i], s->max);
+        s->sum_w += s->w[i];
+        s->sum_x += s->w[i] * s->x[i];
     }
-    return sum;
+    s->min = vf_min(vf_set(0), s->min);
+    s->flat = vf_eq(s->max, s->min);
+    s->used_iscale = vf_set((float)spec.nmax) / (s->max - s->min);
+    s->used_base = s->min;
+    s->scale = s->new_scale = vf_set(1) / s->used_iscale;
+    s->new_min = s->min;
+    for (int i = 0; i < spec.n; i++)
+        s->code[i] = affine_code(s, s->used_iscale, i, spec.nmax);
+}
+
+/* Rounds with the inverse scale of this step and solves for scale and min. */
+INLINE void affine_solve(struct affine_state *s, int step, struct affine_spec spec)
+{
+    const vf zero = vf_set(0);
+    vf iscale = vf_set(spec.rmin + spec.rdelta * (float)step + (float)spec.nmax) / (s->max - s->min);
+    vf sum_l = zero, sum_l2 = zero, sum_xl = zero;
+
+    for (int i = 0; i < spec.n; i++) {
+        vf l = affine_code(s, iscale, i, spec.nmax), wl = s->w[i] * l;
+        sum_l += wl;
+        sum_l2 += wl * l;
+        sum_xl += wl * s->x[i];
+        s->code[i] = l;
+    }
+    vf det = s->sum_w * sum_l2 - sum_l * sum_l;
+    vf new_scale = (s->sum_w * sum_xl - s->sum_x * sum_l) / det;
+    vf new_min = (sum_l2 * s->sum_x - sum_l * sum_xl) / det;
+    vm above = vf_lt(zero, new_min);
+    s->new_scale = vf_sel(above, sum_xl / sum_l2, new_scale);
+    s->new_min = vf_sel(above, zero, new_min);
+    s->solved = vf_lt(zero, det);
+    s->iscale = iscale;
+}
+
+INLINE void affine_keep_better(struct affine_state *s, vf error)
+{
+    vm better = vm_andnot(vm_and(s->solved, vf_lt(error, s->best)), s->flat);
+
+    s->used_iscale = vf_sel(better, s->iscale, s->used_iscale);
+    s->used_base = vf_sel(better, s->min, s->used_base);
+    s->best = vf_sel(better, error, s->best);
+    s->scale = vf_sel(better, s->new_scale, s->scale);
+    s->min = vf_sel(better, s->new_min, s->min);
 }
 
 /* ggml's qkx2: try n_steps + 1 inverse scales around nmax / (max - min), solve
  * each rounding for scale and min by weighted least squares, keep the best.  An
  * accepted min is the base of the later candidates. */
-INLINE void fit_affine(struct fits *out, int first, const vf *x, const vf *w, struct affine_spec s)
+INLINE void fit_affine(struct affine_state *s, struct affine_spec spec)
 {
-    const vf zero = vf_set(0), nmax = vf_set((float)s.nmax);
-    vf min = x[0], max = x[0], sum_w = w[0], sum_x = w[0] * x[0];
-    vf code[32];
+    vf error[STREAMS];
 
-    for (int i = 1; i < s.n; i++) {
-        min = vf_min(x[i], min);
-        max = vf_max(x[i], max);
-        sum_w += w[i];
-        sum_x += w[i] * x[i];
+    for (int k = 0; k < STREAMS; k++)
+        affine_start(&s[k], spec);
+    affine_errors(error, s, spec);
+    for (int k = 0; k < STREAMS; k++)
+        s[k].best = error[k];
+    for (int step = 0; step <= spec.n_steps; step++) {
+        for (int k = 0; k < STREAMS; k++)
+            affine_solve(&s[k], step, spec);
+        affine_errors(error, s, spec);
+        for (int k = 0; k < STREAMS; k++)
+            affine_keep_better(&s[k], error[k]);
     }
-    min = vf_min(zero, min);
-    vm flat = vf_eq(max, min);
-    vf used_iscale = nmax / (max - min), used_base = min;
-    vf scale = vf_set(1) / used_iscale;
-    for (int i = 0; i < s.n; i++)
-        code[i] = vf_of_vi(nearest_in(used_iscale * (x[i] - min), 0, s.nmax));
-    vf best = weighted_error(x, w, code, scale, min, s);
+}
 
-    for (int step = 0; step <= s.n_steps; step++) {
-        vf iscale = vf_set(s.rmin + s.rdelta * (float)step + (float)s.nmax) / (max - min);
-        vf sum_l = zero, sum_l2 = zero, sum_xl = zero;
-        for (int i = 0; i < s.n; i++) {
-            vf l = vf_of_vi(nearest_in(iscale * (x[i] - min), 0, s.nmax));
-            vf wl = w[i] * l;
-            sum_l += wl;
-            sum_l2 += wl * l;
-            sum_xl += wl * x[i];
-            code[i] = l;
-        }
-        vf det = sum_w * sum_l2 - sum_l * sum_l;
-        vf new_scale = (sum_w * sum_xl - sum_x * sum_l) / det;
-        vf new_min = (sum_l2 * sum_x - sum_l * sum_xl) / det;
-        vm above = vf_lt(zero, new_min);
-        new_scale = vf_sel(above, sum_xl / sum_l2, new_scale);
-        new_min = vf_sel(above, zero, new_min);
-        vf error = weighted_error(x, w, code, new_scale, new_min, s);
-        vm better = vm_andnot(vm_and(vf_lt(zero, det), vf_lt(error, best)), flat);
-        used_iscale = vf_sel(better, iscale, used_iscale);
-        used_base = vf_sel(better, min, used_base);
-        best = vf_sel(better, error, best);
-        scale = vf_sel(better, new_scale, scale);
-        min = vf_sel(better, new_min, min);
-    }
-    vf_store(out->scale + first, vf_sel(flat, zero, scale));
-    vf_store(out->min + first, vf_neg(min));
-    vf_store(out->iscale + first, vf_sel(flat, zero, used_iscale));
-    vf_store(out->base + first, used_base);
+INLINE void store_affine(struct fits *out, int first, const struct affine_state *s)
+{
+    const vf zero = vf_set(0);
+
+    vf_store(out->scale + first, vf_sel(s->flat, zero, s->scale));
+    vf_store(out->min + first, vf_neg(s->min));
+    vf_store(out->iscale + first, vf_sel(s->flat, zero, s->used_iscale));
+    vf_store(out->base + first, s->used_base);
 }
 
 /* The signed value of largest magnitude, the first if several; its magnitude
@@ -145,10 +198,9 @@ INLINE void fit_symmetric(struct fits *out, int first, const vf *x, int n, int n
     vf_store(out->iscale + first, vf_sel(empty, zero, used));
 }
 
-/* ---- ggml's q3: coordinate descent on 3-bit codes.  The divisions form one
- * long chain per group, so Q3_STREAMS vectors of groups advance together. */
+/* ---- ggml's q3: coordinate descent on 3-bit codes. */
 
-enum { Q3_STREAMS = 2, Q3_MAX = 4 };
+enum { Q3_MAX = 4 };
 
 struct q3_state {
     vf x[16], w[16], wx[16], l[16];
@@ -192,27 +244,30 @@ INLINE vm q3_move(struct q3_state *s, int i)
     return move;
 }
 
-INLINE void fit_q3(struct q3_state s[Q3_STREAMS])
+INLINE void fit_q3(struct q3_state s[STREAMS])
 {
-    for (int k = 0; k < Q3_STREAMS; k++)
+    for (int k = 0; k < STREAMS; k++)
         q3_start(&s[k]);
     /* A group at rest stays at rest, so lanes need not stop one by one. */
     for (int pass = 0; pass < 5; pass++) {
         vm moved = vf_lt(vf_set(0), vf_set(0));
         for (int i = 0; i < 16; i++)
-            for (int k = 0; k < Q3_STREAMS; k++)
+            for (int k = 0; k < STREAMS; k++)
                 moved = (vm)(moved | q3_move(&s[k], i));
         if (!vm_any(moved))
             break;
     }
 }
 
-INLINE vf q3_scale(const struct q3_state *s)
+INLINE void store_q3(struct fits *out, int first, const struct q3_state *s)
 {
     const vf zero = vf_set(0);
     vf scale = vf_sel(vf_lt(zero, s->sum_l2), s->sum_lx / s->sum_l2, zero);
 
-    return vf_sel(s->empty, zero, scale);
+    vf_store(out->scale + first, vf_sel(s->empty, zero, scale));
+    vf_store(out->iscale + first, vf_sel(s->empty, zero, vf_set(1)));
+    for (int i = 0; i < 16; i++)
+        vf_store(out->code[i] + first, s->l[i]);
 }
 
 #endif

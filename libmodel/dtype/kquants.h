@@ -75,17 +75,58 @@ INLINE void pack_mask(uint8_t *mask, const uint8_t *code, int shift)
             mask[l] = (uint8_t)(mask[l] | (code[32 * k + l] >> shift & 1) << k);
 }
 
+/* ---- rows: FIT_GROUPS groups at a time, the rest of a row padded with zeros */
+
+#define K_ROW(t, group) \
+    static void t##_from_f32(void *dst, const float *src, size_t n) \
+    { \
+        enum { BATCH_ELEMS = FIT_GROUPS * (group) }; \
+        struct lmi_##t *b = dst; \
+        struct fits f; \
+        for (; n >= BATCH_ELEMS; n -= BATCH_ELEMS, src += BATCH_ELEMS) { \
+            t##_fit(&f, src, FIT_GROUPS); \
+            for (int g = 0; g < FIT_GROUPS; g += LMI_QK_K / (group)) \
+                t##_block(b++, src + g * (group), &f, g); \
+        } \
+        if (n > 0) { \
+            float rest[BATCH_ELEMS] = {0}; \
+            int n_groups = (int)n / (group); \
+            memcpy(rest, src, n * sizeof *src); \
+            t##_fit(&f, rest, n_groups); \
+            for (int g = 0; g < n_groups; g += LMI_QK_K / (group)) \
+                t##_block(b++, rest + g * (group), &f, g); \
+        } \
+    }
+
 /* ---- Q2_K */
 
-static void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f)
+INLINE void q2_k_fit(struct fits *f, const float *x, int n_groups)
 {
-    float max_scale = largest_positive(f->scale, 16), max_min = largest_positive(f->min, 16);
+    const struct affine_spec spec = {16, 3, -0.5f, 0.1f, 15, true};
+    struct affine_state s[STREAMS];
+
+    for (int g = 0; g < n_groups; g += STREAMS * LANES) {
+        for (int k = 0; k < STREAMS; k++) {
+            load_groups(s[k].x, x + 16 * (g + k * LANES), 16);
+            for (int i = 0; i < 16; i++)
+                s[k].w[i] = vf_abs(s[k].x[i]);
+        }
+        fit_affine(s, spec);
+        for (int k = 0; k < STREAMS; k++)
+            store_affine(f, g + k * LANES, &s[k]);
+    }
+}
+
+/* One block from its 16 fits, f's from `g` on. */
+INLINE void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f, int g)
+{
+    float max_scale = largest_positive(f->scale + g, 16), max_min = largest_positive(f->min + g, 16);
     float iscale = 15.0f / max_scale, imin = 15.0f / max_min;
     uint8_t code[LMI_QK_K];
 
     for (int j = 0; j < 16; j++) {
-        uint8_t s = max_scale > 0 ? (uint8_t)nearest1(iscale * f->scale[j]) : 0;
-        b->scales[j] = (uint8_t)(s | (max_min > 0 ? nearest1(imin * f->min[j]) * 16 : 0));
+        uint8_t s = max_scale > 0 ? (uint8_t)nearest1(iscale * f->scale[g + j]) : 0;
+        b->scales[j] = (uint8_t)(s | (max_min > 0 ? nearest1(imin * f->min[g + j]) * 16 : 0));
     }
     lmi_store16(b->d, max_scale > 0 ? lmi_f32_to_f16(max_scale / 15.0f) : 0);
     lmi_store16(b->dmin, max_min > 0 ? lmi_f32_to_f16(max_min / 15.0f) : 0);
@@ -96,52 +137,33 @@ static void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f)
         if (dj != 0)
             affine_codes(code + 16 * j, x + 16 * j, 16, dj, dmin * (float)(b->scales[j] >> 4), 3);
         else
-            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[j], f->base[j], 0, 3);
+            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[g + j], f->base[g + j], 0, 3);
     }
     pack_planes(b->qs, code, 0);
 }
 
-static void q2_k_from_f32(void *dst, const float *src, size_t n)
-{
-    const struct affine_spec spec = {16, 3, -0.5f, 0.1f, 15, true};
-    struct lmi_q2_k *b = dst;
-    struct fits f;
-    vf x[16], w[16];
-
-    for (; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++) {
-        for (int g = 0; g < 16; g += LANES) {
-            load_groups(x, src + 16 * g, 16);
-            for (int i = 0; i < 16; i++)
-                w[i] = vf_abs(x[i]);
-            fit_affine(&f, g, x, w, spec);
-        }
-        q2_k_block(b, src, &f);
-    }
-}
+K_ROW(q2_k, 16)
 
 /* ---- Q4_K and Q5_K: the same but for the number of bits */
 
-/* Sixteen 32-groups, two blocks; weights |x| + rms(group).  With 16 lanes a
- * single last block is fitted together with zeros. */
-INLINE void fit_weighted(struct fits *f, const float *src, int n_groups, struct affine_spec spec)
+/* Weights |x| + rms(group). */
+INLINE void weighted_fit(struct fits *f, const float *x, int n_groups, struct affine_spec spec)
 {
-    float padded[2 * LMI_QK_K];
-    vf x[32], w[32];
+    struct affine_state s[STREAMS];
 
-    if (n_groups < LANES) {
-        memcpy(padded, src, LMI_QK_K * sizeof *src);
-        memset(padded + LMI_QK_K, 0, LMI_QK_K * sizeof *src);
-        src = padded;
-    }
-    for (int g = 0; g < n_groups; g += LANES) {
-        vf sum = vf_set(0);
-        load_groups(x, src + 32 * g, 32);
-        for (int i = 0; i < 32; i++)
-            sum += x[i] * x[i];
-        vf rms = vf_sqrt(sum * vf_set(1.0f / 32));
-        for (int i = 0; i < 32; i++)
-            w[i] = rms + vf_abs(x[i]);
-        fit_affine(f, g, x, w, spec);
+    for (int g = 0; g < n_groups; g += STREAMS * LANES) {
+        for (int k = 0; k < STREAMS; k++) {
+            vf sum = vf_set(0);
+            load_groups(s[k].x, x + 32 * (g + k * LANES), 32);
+            for (int i = 0; i < 32; i++)
+                sum += s[k].x[i] * s[k].x[i];
+            vf rms = vf_sqrt(sum * vf_set(1.0f / 32));
+            for (int i = 0; i < 32; i++)
+                s[k].w[i] = rms + vf_abs(s[k].x[i]);
+        }
+        fit_affine(s, spec);
+        for (int k = 0; k < STREAMS; k++)
+            store_affine(f, g + k * LANES, &s[k]);
     }
 }
 
@@ -188,72 +210,68 @@ INLINE void pack_nibble_rows(uint8_t *qs, const uint8_t *code)
             qs[l] = (uint8_t)((code[l] & 15) | (code[l + 32] & 15) << 4);
 }
 
-static void q4_k_from_f32(void *dst, const float *src, size_t n)
+INLINE void q4_k_fit(struct fits *f, const float *x, int n_groups)
 {
-    const struct affine_spec spec = {32, 15, -1.0f, 0.1f, 20, false};
-    struct lmi_q4_k *b = dst;
-    struct fits f;
-    uint8_t code[LMI_QK_K];
-
-    for (int g = 0; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++, g ^= 8) {
-        if (g == 0)
-            fit_weighted(&f, src, n > LMI_QK_K ? 16 : 8, spec);
-        affine_block(b->d, b->dmin, b->scales, code, src, &f, g, 15);
-        pack_nibble_rows(b->qs, code);
-    }
+    weighted_fit(f, x, n_groups, (struct affine_spec){32, 15, -1.0f, 0.1f, 20, false});
 }
 
-static void q5_k_from_f32(void *dst, const float *src, size_t n)
+INLINE void q4_k_block(struct lmi_q4_k *b, const float *x, const struct fits *f, int g)
 {
-    const struct affine_spec spec = {32, 31, -0.5f, 0.1f, 15, false};
-    struct lmi_q5_k *b = dst;
-    struct fits f;
     uint8_t code[LMI_QK_K];
 
-    for (int g = 0; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++, g ^= 8) {
-        if (g == 0)
-            fit_weighted(&f, src, n > LMI_QK_K ? 16 : 8, spec);
-        affine_block(b->d, b->dmin, b->scales, code, src, &f, g, 31);
-        pack_nibble_rows(b->qs, code);
-        pack_mask(b->qh, code, 4);
-    }
+    affine_block(b->d, b->dmin, b->scales, code, x, f, g, 15);
+    pack_nibble_rows(b->qs, code);
 }
+
+K_ROW(q4_k, 32)
+
+INLINE void q5_k_fit(struct fits *f, const float *x, int n_groups)
+{
+    weighted_fit(f, x, n_groups, (struct affine_spec){32, 31, -0.5f, 0.1f, 15, false});
+}
+
+INLINE void q5_k_block(struct lmi_q5_k *b, const float *x, const struct fits *f, int g)
+{
+    uint8_t code[LMI_QK_K];
+
+    affine_block(b->d, b->dmin, b->scales, code, x, f, g, 31);
+    pack_nibble_rows(b->qs, code);
+    pack_mask(b->qh, code, 4);
+}
+
+K_ROW(q5_k, 32)
 
 /* ---- Q3_K */
 
-enum { Q3_GROUPS = 32 }; /* two blocks */
-
-struct q3_fits {
-    float scale[Q3_GROUPS];
-    float code[16][Q3_GROUPS]; /* element, group; -4 .. 3 */
-    float empty[Q3_GROUPS];    /* non-zero: no codes, stored as 0 */
-};
-
-INLINE void fit_q3_groups(struct q3_fits *f, const float *src)
+INLINE void q3_k_fit(struct fits *f, const float *x, int n_groups)
 {
-    struct q3_state s[Q3_STREAMS];
+    struct q3_state s[STREAMS];
 
-    for (int g = 0; g < Q3_GROUPS; g += Q3_STREAMS * LANES) {
-        for (int k = 0; k < Q3_STREAMS; k++)
-            load_groups(s[k].x, src + 16 * (g + k * LANES), 16);
+    for (int g = 0; g < n_groups; g += STREAMS * LANES) {
+        for (int k = 0; k < STREAMS; k++)
+            load_groups(s[k].x, x + 16 * (g + k * LANES), 16);
         fit_q3(s);
-        for (int k = 0; k < Q3_STREAMS; k++) {
-            int first = g + k * LANES;
-            vf_store(f->scale + first, q3_scale(&s[k]));
-            vf_store(f->empty + first, vf_sel(s[k].empty, vf_set(1), vf_set(0)));
-            for (int i = 0; i < 16; i++)
-                vf_store(f->code[i] + first, s[k].l[i]);
-        }
+        for (int k = 0; k < STREAMS; k++)
+            store_q3(f, g + k * LANES, &s[k]);
     }
 }
 
-INLINE void q3_searched_codes(uint8_t *code, const struct q3_fits *f, int group)
+INLINE void q3_searched_codes(uint8_t *code, const struct fits *f, int group)
 {
     for (int i = 0; i < 16; i++)
-        code[i] = f->empty[group] != 0 ? 0 : (uint8_t)(f->code[i][group] + 4);
+        code[i] = f->iscale[group] == 0 ? 0 : (uint8_t)(f->code[i][group] + Q3_MAX);
 }
 
-static void q3_k_block(struct lmi_q3_k *b, const float *x, const struct q3_fits *f, int g)
+/* Sixteen 6-bit scales: low nibbles, then the high pairs. */
+INLINE void pack_six_bits(uint8_t packed[12], const uint8_t *s)
+{
+    for (int j = 0; j < 8; j++)
+        packed[j] = (uint8_t)((s[j] & 15) | (s[j + 8] & 15) << 4);
+    for (int j = 0; j < 4; j++)
+        packed[j + 8] = (uint8_t)(s[j] >> 4 | s[j + 4] >> 4 << 2 | s[j + 8] >> 4 << 4 | s[j + 12] >> 4 << 6);
+}
+
+INLINE void q3_k_block(struct lmi_q3_k *b, const float *x, const struct fits *f, int g)
 {
     float max_scale = largest_signed(f->scale + g, 16);
     float iscale = -32.0f / max_scale;
@@ -264,10 +282,7 @@ static void q3_k_block(struct lmi_q3_k *b, const float *x, const struct q3_fits 
             int8_t l = (int8_t)nearest1(iscale * f->scale[g + j]);
             s[j] = (uint8_t)((l < -32 ? -32 : l > 31 ? 31 : l) + 32);
         }
-    for (int j = 0; j < 8; j++)
-        b->scales[j] = (uint8_t)((s[j] & 15) | (s[j + 8] & 15) << 4);
-    for (int j = 0; j < 4; j++)
-        b->scales[j + 8] = (uint8_t)(s[j] >> 4 | s[j + 4] >> 4 << 2 | s[j + 8] >> 4 << 4 | s[j + 12] >> 4 << 6);
+    pack_six_bits(b->scales, s);
     lmi_store16(b->d, max_scale != 0 ? lmi_f32_to_f16(1 / iscale) : 0);
 
     float d = lmi_f16_to_f32(lmi_load16(b->d));
@@ -282,29 +297,23 @@ static void q3_k_block(struct lmi_q3_k *b, const float *x, const struct q3_fits 
     pack_planes(b->qs, code, 0);
 }
 
-static void q3_k_from_f32(void *dst, const float *src, size_t n)
-{
-    struct lmi_q3_k *b = dst;
-    struct q3_fits f;
-
-    for (; n >= 2 * LMI_QK_K; n -= 2 * LMI_QK_K, src += 2 * LMI_QK_K, b += 2) {
-        fit_q3_groups(&f, src);
-        q3_k_block(b, src, &f, 0);
-        q3_k_block(b + 1, src + LMI_QK_K, &f, 16);
-    }
-    if (n > 0) {
-        float rest[2 * LMI_QK_K] = {0};
-        memcpy(rest, src, LMI_QK_K * sizeof *src);
-        fit_q3_groups(&f, rest);
-        q3_k_block(b, src, &f, 0);
-    }
-}
+K_ROW(q3_k, 16)
 
 /* ---- Q6_K */
 
-static void q6_k_block(struct lmi_q6_k *b, const float *x, const struct fits *f)
+INLINE void q6_k_fit(struct fits *f, const float *x, int n_groups)
 {
-    float max_scale = largest_signed(f->scale, 16);
+    vf t[16];
+
+    for (int g = 0; g < n_groups; g += LANES) {
+        load_groups(t, x + 16 * g, 16);
+        fit_symmetric(f, g, t, 16, 32);
+    }
+}
+
+INLINE void q6_k_block(struct lmi_q6_k *b, const float *x, const struct fits *f, int g)
+{
+    float max_scale = largest_signed(f->scale + g, 16);
     float iscale = -128.0f / max_scale;
     uint8_t code[LMI_QK_K];
 
@@ -313,7 +322,7 @@ static void q6_k_block(struct lmi_q6_k *b, const float *x, const struct fits *f)
         return;
     }
     for (int j = 0; j < 16; j++) {
-        int32_t s = nearest1(iscale * f->scale[j]);
+        int32_t s = nearest1(iscale * f->scale[g + j]);
         b->scales[j] = (int8_t)(s < 127 ? s : 127);
     }
     lmi_store16(b->d, lmi_f32_to_f16(1 / iscale));
@@ -324,29 +333,14 @@ static void q6_k_block(struct lmi_q6_k *b, const float *x, const struct fits *f)
         if (dj != 0)
             symmetric_codes(code + 16 * j, x + 16 * j, 16, dj, 32);
         else
-            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[j], 0, -32, 31);
+            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[g + j], 0, -32, 31);
     }
     for (int h = 0; h < 2; h++)
-        for (int l = 0; l < 64; l++) {
-            const uint8_t *c = code + 128 * h + l;
-            b->ql[64 * h + l] = (uint8_t)((c[0] & 15) | (c[64] & 15) << 4);
-        }
+        for (int l = 0; l < 64; l++)
+            b->ql[64 * h + l] = (uint8_t)((code[128 * h + l] & 15) | (code[128 * h + l + 64] & 15) << 4);
     pack_planes(b->qh, code, 4);
 }
 
-static void q6_k_from_f32(void *dst, const float *src, size_t n)
-{
-    struct lmi_q6_k *b = dst;
-    struct fits f;
-    vf x[16];
-
-    for (; n > 0; n -= LMI_QK_K, src += LMI_QK_K, b++) {
-        for (int g = 0; g < 16; g += LANES) {
-            load_groups(x, src + 16 * g, 16);
-            fit_symmetric(&f, g, x, 16, 32);
-        }
-        q6_k_block(b, src, &f);
-    }
-}
+K_ROW(q6_k, 16)
 
 #endif

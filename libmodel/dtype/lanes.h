@@ -18,7 +18,6 @@
 enum { LANES = LMI_LANES };
 typedef float vf __attribute__((vector_size(4 * LMI_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LMI_LANES)));
-typedef uint8_t vb __attribute__((vector_size(LMI_LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -43,6 +42,7 @@ INLINE vf vf_sel(vm m, vf a, vf b) { return (vf)_mm512_mask_blend_ps(m, (__m512)
 INLINE vf vf_of_vi(vi a) { return (vf)_mm512_cvtepi32_ps((__m512i)a); }
 INLINE vi vi_trunc(vf a) { return (vi)_mm512_cvttps_epi32((__m512)a); }
 INLINE void vi_store_u8(void *p, vi a) { _mm_storeu_si128(p, _mm512_cvtepi32_epi8((__m512i)a)); }
+INLINE uint32_t vi_signs(vi a) { return _mm512_movepi32_mask((__m512i)a); }
 INLINE vi vi_load_u8(const void *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 INLINE vf vf_load_f16(const void *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 INLINE void vf_store_f16(void *p, vf a)
@@ -77,6 +77,7 @@ INLINE void vi_store_u8(void *p, vi a)
     __m256i b = _mm256_shuffle_epi8((__m256i)a, first);
     _mm_storel_epi64(p, _mm_or_si128(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
 }
+INLINE uint32_t vi_signs(vi a) { return (uint32_t)_mm256_movemask_ps((__m256)a); }
 INLINE vi vi_load_u8(const void *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
 INLINE vf vf_load_f16(const void *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
 INLINE void vf_store_f16(void *p, vf a)
@@ -87,6 +88,7 @@ INLINE void vf_store_f16(void *p, vf a)
 #else
 
 typedef vi vm;
+typedef uint8_t vb __attribute__((vector_size(16)));
 
 INLINE vf vf_set(float x) { return (vf){x, x, x, x}; }
 INLINE vi vi_set(int32_t x) { return (vi){x, x, x, x}; }
@@ -111,14 +113,27 @@ INLINE vi vi_trunc(vf a)
 }
 INLINE void vi_store_u8(void *p, vi a)
 {
-    vb b = __builtin_convertvector(a, vb);
-    memcpy(p, &b, sizeof b);
+    uint8_t b[4] = {(uint8_t)a[0], (uint8_t)a[1], (uint8_t)a[2], (uint8_t)a[3]};
+    memcpy(p, b, sizeof b);
+}
+INLINE uint32_t vi_signs(vi a)
+{
+    vi bit = (a < 0) & (vi){1, 2, 4, 8};
+    return (uint32_t)(bit[0] | bit[1] | bit[2] | bit[3]);
 }
 INLINE vi vi_load_u8(const void *p)
 {
-    vb b;
-    memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(b, vi);
+    uint32_t u;
+    memcpy(&u, p, sizeof u);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    /* Interleaving with zeros twice: compilers widen four bytes one by one. */
+    const vb zero = {0};
+    vb b = (vb)(vi){(int32_t)u};
+    b = __builtin_shufflevector(b, zero, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return (vi)__builtin_shufflevector(b, zero, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+#else
+    return (vi){u >> 24, u >> 16 & 255, u >> 8 & 255, u & 255};
+#endif
 }
 INLINE vf vf_load_f16(const void *p)
 {
@@ -134,7 +149,8 @@ INLINE void vf_store_f16(void *p, vf a)
 
 #endif
 
-/* min and max above give b when the two are unordered or equal. */
+/* Of the above: min and max give b when the two are unordered or equal;
+ * vi_store_u8 keeps the low bytes; bit l of vi_signs is the sign of lane l. */
 
 INLINE vf vf_load(const float *p)
 {

@@ -83,85 +83,80 @@ INLINE vi as_int8(vi v)
     return ((v & vi_set(0xff)) ^ vi_set(0x80)) - vi_set(0x80);
 }
 
-/* trunc((x - min) * id + offset), at most nmax, as bytes. */
-INLINE void block_codes(uint8_t *code, const float *x, float min, float id, float offset, int nmax)
+/* trunc((x - min) * id + offset) of LANES elements, at most nmax. */
+INLINE vi codes(const float *x, float min, float id, float offset, int nmax)
 {
-    for (int i = 0; i < LMI_QK; i += LANES) {
-        vf v = (vf_load(x + i) - vf_set(min)) * vf_set(id) + vf_set(offset);
-        vi_store_u8(code + i, vi_min(as_int8(vi_trunc(v)), vi_set(nmax)));
+    vf v = (vf_load(x) - vf_set(min)) * vf_set(id) + vf_set(offset);
+
+    return vi_min(as_int8(vi_trunc(v)), vi_set(nmax));
+}
+
+INLINE void block_of_4_bits(uint8_t *qs, const float *x, float min, float id, float offset)
+{
+    for (int i = 0; i < 16; i += LANES) {
+        vi low = codes(x + i, min, id, offset, 15), high = codes(x + i + 16, min, id, offset, 15);
+        vi_store_u8(qs + i, (low & vi_set(0xff)) | high << 4);
     }
 }
 
-INLINE void pack_nibbles(uint8_t *qs, const uint8_t *code)
+INLINE void block_of_5_bits(uint8_t *qs, uint8_t *qh, const float *x, float min, float id, float offset, int nmax)
 {
-    for (int j = 0; j < 16; j++)
-        qs[j] = (uint8_t)(code[j] | code[j + 16] << 4);
-}
+    const vi nibble = vi_set(15);
+    uint32_t h = 0;
 
-/* The multiplication gathers the eight fifth bits into the top byte: bit i of
- * the result is byte i's, and no two partial products meet. */
-INLINE void pack_fives(uint8_t *qs, uint8_t *qh, const uint8_t *code)
-{
-    for (int j = 0; j < 16; j++)
-        qs[j] = (uint8_t)((code[j] & 15) | (code[j + 16] & 15) << 4);
-    for (int j = 0; j < 4; j++) {
-        uint64_t fifth = lmi_load64(code + 8 * j) >> 4 & 0x0101010101010101;
-        qh[j] = (uint8_t)(fifth * 0x0102040810204080 >> 56);
+    for (int i = 0; i < 16; i += LANES) {
+        vi low = codes(x + i, min, id, offset, nmax), high = codes(x + i + 16, min, id, offset, nmax);
+        vi_store_u8(qs + i, (low & nibble) | (high & nibble) << 4);
+        h |= vi_signs(low << 27) << i | vi_signs(high << 27) << (i + 16);
     }
+    for (int j = 0; j < 4; j++)
+        qh[j] = (uint8_t)(h >> 8 * j);
 }
 
 /* One batch: `n` (<= LANES) blocks of x, which is readable for LANES. */
 INLINE void q4_0_batch(struct lmi_q4_0 *b, const float *x, int n)
 {
     struct ranges r;
-    uint8_t code[LMI_QK];
 
     symmetric_ranges(&r, x, -1.0f / 8);
     for (int l = 0; l < n; l++, b++, x += LMI_QK) {
         lmi_store16(b->d, r.d[l]);
-        block_codes(code, x, 0, r.id[l], 8.5f, 15);
-        pack_nibbles(b->qs, code);
+        block_of_4_bits(b->qs, x, 0, r.id[l], 8.5f);
     }
 }
 
 INLINE void q4_1_batch(struct lmi_q4_1 *b, const float *x, int n)
 {
     struct ranges r;
-    uint8_t code[LMI_QK];
 
     affine_ranges(&r, x, 15);
     for (int l = 0; l < n; l++, b++, x += LMI_QK) {
         lmi_store16(b->d, r.d[l]);
         lmi_store16(b->m, r.m[l]);
-        block_codes(code, x, r.min[l], r.id[l], 0.5f, 15);
-        pack_nibbles(b->qs, code);
+        block_of_4_bits(b->qs, x, r.min[l], r.id[l], 0.5f);
     }
 }
 
 INLINE void q5_0_batch(struct lmi_q5_0 *b, const float *x, int n)
 {
     struct ranges r;
-    uint8_t code[LMI_QK];
 
     symmetric_ranges(&r, x, -1.0f / 16);
     for (int l = 0; l < n; l++, b++, x += LMI_QK) {
         lmi_store16(b->d, r.d[l]);
-        block_codes(code, x, 0, r.id[l], 16.5f, 31);
-        pack_fives(b->qs, b->qh, code);
+        block_of_5_bits(b->qs, b->qh, x, 0, r.id[l], 16.5f, 31);
     }
 }
 
 INLINE void q5_1_batch(struct lmi_q5_1 *b, const float *x, int n)
 {
     struct ranges r;
-    uint8_t code[LMI_QK];
 
     affine_ranges(&r, x, 31);
     for (int l = 0; l < n; l++, b++, x += LMI_QK) {
         lmi_store16(b->d, r.d[l]);
         lmi_store16(b->m, r.m[l]);
-        block_codes(code, x, r.min[l], r.id[l], 0.5f, 255);
-        pack_fives(b->qs, b->qh, code);
+        block_of_5_bits(b->qs, b->qh, x, r.min[l], r.id[l], 0.5f, 255);
     }
 }
 

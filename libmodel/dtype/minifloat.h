@@ -36,19 +36,18 @@ static inline float lmi_minifloat_decode(struct lmi_minifloat s, unsigned code)
     return code & sign ? -v : v;
 }
 
-/* Round to nearest even; what is then too large becomes infinity, or NaN where
- * there is none (as torch's casts do). */
+/* Round to nearest even.  What is then too large becomes infinity, where there
+ * is one, else the largest value (FN, FINITE) or NaN (FNUZ), as torch's casts do. */
 static inline uint8_t lmi_minifloat_encode(struct lmi_minifloat s, float f)
 {
-    unsigned sign_bit = 1u << (s.bits - 1);
-    uint32_t u = lmi_bits(f), a = u & 0x7fffffff;
+    unsigned sign_bit = 1u << (s.bits - 1), all_ones = sign_bit - 1;
+    uint32_t u = lmi_bits(f), a = u & 0x7fffffff, code;
     unsigned sign = u >> 31 ? sign_bit : 0;
-    unsigned nan = s.specials == LMI_FNUZ ? sign_bit : sign | (sign_bit - 1);
-    unsigned end = s.specials == LMI_IEEE ? ((sign_bit - 1) >> s.man_bits) << s.man_bits : sign_bit - (s.specials == LMI_FN);
-    uint32_t code;
+    unsigned nan = s.specials == LMI_FNUZ ? sign_bit : sign | all_ones;
+    unsigned largest = s.specials == LMI_IEEE ? all_ones >> s.man_bits << s.man_bits : all_ones - (s.specials == LMI_FN);
 
-    if (a >= 0x7f800000)
-        return (uint8_t)(a == 0x7f800000 && s.specials == LMI_IEEE ? sign | end : nan);
+    if (a > 0x7f800000)
+        return (uint8_t)nan;
     if (a < (uint32_t)(128 - s.bias) << 23) {
         /* The sum's last bit is the smallest subnormal: the addition rounds. */
         uint32_t magic = (uint32_t)(127 + 24 - s.bias - s.man_bits) << 23;
@@ -57,8 +56,8 @@ static inline uint8_t lmi_minifloat_encode(struct lmi_minifloat s, float f)
         int cut = 23 - s.man_bits;
         code = ((a + (1u << (cut - 1)) - 1 + (a >> cut & 1)) >> cut) - ((uint32_t)(127 - s.bias) << s.man_bits);
     }
-    if (code >= end)
-        return (uint8_t)(s.specials == LMI_IEEE ? sign | end : nan);
+    if (code > largest)
+        return (uint8_t)(s.specials == LMI_FNUZ ? nan : sign | largest);
     return (uint8_t)(s.specials == LMI_FNUZ && code == 0 ? 0 : sign | code);
 }
 

@@ -12,12 +12,12 @@ struct block {
 };
 static_assert(sizeof(struct block) == 36, "NVFP4 block");
 
-/* 0x7f would be NaN and reads as 0, as in ggml. */
+/* ggml reads the NaN 0x7f as 0 and ignores the sign bit. */
 static float unsigned_e4m3(uint8_t code)
 {
     const struct lmi_minifloat e4m3 = {8, 3, 7, LMI_FINITE};
 
-    return code == 0x7f ? 0 : lmi_minifloat_decode(e4m3, code);
+    return code == 0x7f ? 0 : lmi_minifloat_decode(e4m3, code & 0x7f);
 }
 
 static void to_f32(float *dst, const void *src, size_t n)

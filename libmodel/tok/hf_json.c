@@ -164,9 +164,12 @@ static int read_root(struct lmi_vocab *b, const json_t *root, struct lm_err *e)
     bool bytes = mentions(pre, "ByteLevel") || mentions(json_object_get(root, "decoder"), "ByteLevel");
     b->v.algo = bytes ? LM_VOCAB_BYTE_BPE : LM_VOCAB_SPM_BPE;
     b->v.source = "tokenizer.json";
-    b->v.escape_whitespaces = !bytes;
-    if (lmi_hf_normalizer(b, json_object_get(root, "normalizer"), e) < 0 || lmi_hf_pre_tokenizer(b, pre, e) < 0 ||
-        read_model(b, model, e) < 0 || lmi_hf_added_tokens(b, json_object_get(root, "added_tokens"), e) < 0 ||
+    if (lmi_hf_normalizer(b, json_object_get(root, "normalizer"), e) < 0 || lmi_hf_pre_tokenizer(b, pre, e) < 0)
+        return -1;
+    if (!bytes && !b->v.escape_whitespaces)
+        return lm_err_set(e, LM_UNSUPPORTED, "this BPE vocabulary is neither byte-level nor SentencePiece-style (spaces "
+                                             "as U+2581); others are not handled");
+    if (read_model(b, model, e) < 0 || lmi_hf_added_tokens(b, json_object_get(root, "added_tokens"), e) < 0 ||
         lmi_vocab_index(b, e) < 0 || lmi_hf_post_processor(b, json_object_get(root, "post_processor"), e) < 0)
         return -1;
     if (bytes) {

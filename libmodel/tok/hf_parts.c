@@ -60,8 +60,10 @@ static int one_normalizer(struct lmi_vocab *b, const json_t *n, struct lm_err *e
         return 0;
     }
     struct lm_span s = regex_of(json_object_get(n, "pattern"), &regex);
-    if (is(n, "Replace") && !regex && lm_span_eq(s, lm_span_str(" ")) && text_is(n, "content", LMI_SPACE_MARK))
-        return 0; /* what escape_whitespaces does */
+    if (is(n, "Replace") && !regex && lm_span_eq(s, lm_span_str(" ")) && text_is(n, "content", LMI_SPACE_MARK)) {
+        b->v.escape_whitespaces = true;
+        return 0;
+    }
     return bad_normalizer(n, e);
 }
 
@@ -147,6 +149,7 @@ static int metaspace(struct lmi_vocab *b, const json_t *p, struct lm_err *e)
         return bad_pre(p, " with split", e);
     if (!scheme)
         scheme = flag(p, "add_prefix_space", true) ? "always" : "never";
+    b->v.escape_whitespaces = true;
     b->v.add_prefix_space = strcmp(scheme, "never") != 0;
     b->v.prefix_every_part = strcmp(scheme, "always") == 0;
     return 0;

@@ -34,10 +34,10 @@ static inline const struct lmi_pair *lmi_pairs_get(const struct lmi_pairs *p, ui
 
     for (size_t i = lmi_pairs_hash(p, key);; i = (i + 1) & p->mask) {
         const struct lmi_pair *s = &p->slots[i];
+        if (s->key == UINT64_MAX) /* first: (LMI_NONE, LMI_NONE) has this key and is no pair */
+            return NULL;
         if (s->key == key)
             return s;
-        if (s->key == UINT64_MAX)
-            return NULL;
     }
 }
 

@@ -31,11 +31,12 @@ static const struct {
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
+/* Of this thread: other programs on the machine do not count. */
 static double seconds(void)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -54,15 +55,6 @@ static void fill(float *x)
     }
 }
 
-static double best_of(double (*once)(const void *), const void *arg)
-{
-    double best = once(arg);
-
-    for (int i = 1; i < REPEATS; i++)
-        best = fmin(best, once(arg));
-    return best;
-}
-
 struct job {
     int row;
     float *x, *y;
@@ -72,9 +64,8 @@ struct job {
 };
 
 /* Rows, as the commands call them. */
-static double ours_from(const void *arg)
+static double ours_from(const struct job *j)
 {
-    const struct job *j = arg;
     const struct lm_dtype_info *info = lm_dtype_info(rows[j->row].type);
     size_t bytes = lm_dtype_bytes(rows[j->row].type, ROW);
     double t = seconds();
@@ -84,9 +75,8 @@ static double ours_from(const void *arg)
     return seconds() - t;
 }
 
-static double ours_to(const void *arg)
+static double ours_to(const struct job *j)
 {
-    const struct job *j = arg;
     const struct lm_dtype_info *info = lm_dtype_info(rows[j->row].type);
     size_t bytes = lm_dtype_bytes(rows[j->row].type, ROW);
     double t = seconds();
@@ -96,43 +86,57 @@ static double ours_to(const void *arg)
     return seconds() - t;
 }
 
-static double peer_from(const void *arg)
+static double peer_from(const struct job *j)
 {
-    const struct job *j = arg;
     double t = seconds();
 
     j->quantize(rows[j->row].ggml_id, j->x, j->q, 0, N / ROW, ROW, NULL);
     return seconds() - t;
 }
 
-static double peer_to(const void *arg)
+static double peer_to(const struct job *j)
 {
-    const struct job *j = arg;
     double t = seconds();
 
     j->dequantize(j->q, j->y, N);
     return seconds() - t;
 }
 
+static void keep_best(double *best, double t)
+{
+    *best = *best == 0 || t < *best ? t : *best;
+}
+
+/* Peer and paths take turns, so that a busy moment of the machine hits all. */
 static void bench_row(struct job *j, void *peer)
 {
     static const char *const isas[] = {"portable", "avx2", "avx512"};
+    enum { N_ISAS = sizeof isas / sizeof *isas };
+    const char *name = lm_dtype_name(rows[j->row].type);
     const double mb = N * 4e-6;
-    double from = 0, to = 0;
+    double from[N_ISAS + 1] = {0}, to[N_ISAS + 1] = {0};
 
-    if (peer) {
-        j->dequantize = (peer_dequantize *)dlsym(peer, rows[j->row].ggml_to_f32);
-        from = best_of(peer_from, j);
-        to = j->dequantize ? best_of(peer_to, j) : NAN;
-        printf("%-5s %-9s %9.0f %9.0f\n", lm_dtype_name(rows[j->row].type), "ggml", mb / from, mb / to);
-    }
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        if (lm_dtype_set_isa(isas[i]) != 0)
-            continue;
-        double f = best_of(ours_from, j), t = best_of(ours_to, j);
-        printf("%-5s %-9s %9.0f %9.0f", lm_dtype_name(rows[j->row].type), isas[i], mb / f, mb / t);
+    j->dequantize = peer ? (peer_dequantize *)dlsym(peer, rows[j->row].ggml_to_f32) : NULL;
+    for (int r = 0; r < REPEATS; r++) {
         if (peer)
-            printf("   %6.2f %6.2f", from / f, to / t);
+            keep_best(&from[N_ISAS], peer_from(j));
+        if (j->dequantize)
+            keep_best(&to[N_ISAS], peer_to(j));
+        for (int k = 0; k < N_ISAS; k++) {
+            if (lm_dtype_set_isa(isas[k]) != 0)
+                continue;
+            keep_best(&from[k], ours_from(j));
+            keep_best(&to[k], ours_to(j));
+        }
+    }
+    if (peer)
+        printf("%-5s %-9s %9.0f %9.0f\n", name, "ggml", mb / from[N_ISAS], mb / to[N_ISAS]);
+    for (int k = 0; k < N_ISAS; k++) {
+        if (from[k] == 0)
+            continue;
+        printf("%-5s %-9s %9.0f %9.0f", name, isas[k], mb / from[k], mb / to[k]);
+        if (peer)
+            printf("   %6.2f %6.2f", from[N_ISAS] / from[k], to[N_ISAS] / to[k]);
         putchar('\n');
     }
 }

@@ -1,0 +1,144 @@
+/* lm-convert: a checkpoint in another container, with an account of every tensor. */
+#include <signal.h>
+
+#include "cmd/account.h"
+
+struct options {
+    int to, dtype;
+    uint64_t split;
+    int threads;
+    const char *name;
+    bool force, dry_run, json, account, allow_unknown;
+};
+
+static const char *const formats[] = {"auto", "gguf", "safetensors", NULL};
+static const char *const dtypes[] = {"keep", "f32", "f16", "bf16", "q8_0", NULL};
+
+static const struct cli_opt opts[] = {
+    {"to", 't', CLI_CHOICE, "FORMAT", offsetof(struct options, to),
+     "Format of the result; by default from DST's extension, a folder being safetensors.", formats},
+    {"dtype", 'd', CLI_CHOICE, "TYPE", offsetof(struct options, dtype),
+     "Type of the weights (default keep: as they are).", dtypes},
+    {"split", 0, CLI_SIZE, "SIZE", offsetof(struct options, split),
+     "Several files of at most about SIZE of tensor data each (2G, 500M).", NULL},
+    {"name", 0, CLI_STRING, "NAME", offsetof(struct options, name),
+     "general.name of a GGUF (default: the source's, or its folder's name).", NULL},
+    {"allow-unknown", 0, CLI_FLAG, NULL, offsetof(struct options, allow_unknown),
+     "Carry tensors that the architecture does not know under their own names instead of refusing.", NULL},
+    {"account", 'a', CLI_FLAG, NULL, offsetof(struct options, account), "One line a tensor, layers not folded.", NULL},
+    {"dry-run", 'n', CLI_FLAG, NULL, offsetof(struct options, dry_run), "Say what would be done; write nothing.", NULL},
+    {"force", 'f', CLI_FLAG, NULL, offsetof(struct options, force), "Replace an existing destination.", NULL},
+    {"threads", 0, CLI_INT, "N", offsetof(struct options, threads), "Threads (default: all cores).", NULL},
+    {"json", 0, CLI_FLAG, NULL, offsetof(struct options, json), "The account as JSON.", NULL},
+    {NULL, 0, CLI_FLAG, NULL, 0, NULL, NULL},
+};
+
+static const struct cli_cmd cmd = {
+    .name = "lm-convert",
+    .brief = "convert a checkpoint between safetensors and GGUF",
+    .synopsis = "SRC DST",
+    .about =
+        "Writes the checkpoint SRC (a .safetensors or .gguf file, an index.json or a folder) as DST and accounts for "
+        "every tensor: copied, cast (with the numbers of values that overflowed or became zero), permuted, transposed, "
+        "renamed, made or dropped with the reason. Types are kept unless --dtype says otherwise; in a GGUF made from "
+        "Hugging Face files vectors, norms and learned positions become F32, which loses nothing.\n"
+        "\n"
+        "DST is a .gguf file; or a folder in the manner of Hugging Face (model.safetensors, config.json, tokenizer); "
+        "or a single .safetensors file, then without config and tokenizer. A GGUF keeps the small files and headers "
+        "of what it was made from, and converting it back gives the same files byte for byte.\n"
+        "\n"
+        "The result appears under its name only when it is complete and on the disk; an existing one is replaced only "
+        "with --force. Private memory stays under 64 MB whatever the size of the model.\n"
+        "\n"
+        "With --json: source, destination, format, n_tensors, n_params, n_bytes_source, n_bytes (tensor data), "
+        "n_bytes_files, exact (the original files are given back), seconds, totals (source copied cast quantized "
+        "dropped renamed permuted transposed made n_overflow n_flushed n_nan), tensors (source name action transform "
+        "from dtype shape n_bytes n_overflow n_flushed n_nan why), dropped (source why), notes.\n",
+    .opts = opts,
+    .examples = "  $ lm-convert bielik-7b/ bielik-7b.gguf\n"
+                "  $ lm-convert --dtype f16 --split 4G bielik-7b/ bielik-7b-f16.gguf\n"
+                "  $ lm-convert bielik-7b.gguf back/\n",
+    .min_args = 2,
+    .max_args = 2,
+};
+
+static bool ends_with(const char *s, const char *suffix)
+{
+    size_t n = strlen(s), k = strlen(suffix);
+
+    return n >= k && strcmp(s + n - k, suffix) == 0;
+}
+
+static int make_request(struct lm_request *r, const struct options *o, const char *dst, struct lm_err *e)
+{
+    const char *to = formats[o->to];
+
+    if (o->to == 0)
+        to = ends_with(dst, ".gguf") ? "gguf" : ends_with(dst, ".safetensors") || dst[strlen(dst) - 1] == '/'
+                                                    ? "safetensors" : NULL;
+    if (!to)
+        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: add --to gguf or --to safetensors", dst);
+    *r = (struct lm_request){.to = lm_format_find(to), .dtype = o->dtype ? lm_dtype_find(dtypes[o->dtype]) : -1,
+                             .max_file_bytes = o->split, .name = o->name, .allow_unknown = o->allow_unknown,
+                             .bare = strcmp(to, "safetensors") == 0 && ends_with(dst, ".safetensors")};
+    if (!r->to)
+        return lm_err_set(e, LM_USAGE, "no format is called %s", to);
+    if (ends_with(dst, strcmp(to, "gguf") == 0 ? ".safetensors" : ".gguf"))
+        return lm_err_set(e, LM_USAGE, "%s: the name says one format, --to another (%s)", dst, to);
+    return 0;
+}
+
+static void print_json(const struct lm_plan *p, const char *src, const struct account_run *r)
+{
+    json_t *o = account_json(p);
+
+    json_object_set_new(o, "source", cli_json_str(lm_span_str(src)));
+    json_object_set_new(o, "destination", cli_json_str(lm_span_str(r->dst)));
+    json_object_set_new(o, "seconds", json_real(r->seconds));
+    cli_json_print(o);
+}
+
+static void print_account(const struct lm_plan *p, const struct options *o, const struct account_run *r)
+{
+    char rate[32];
+
+    account_print(p, o->account);
+    if (r->dry)
+        printf("%s: not written (dry run)\n", cli_safe(lm_span_str(r->dst)));
+    else if (r->seconds > 0)
+        printf("%s: written in %.2f s, %s/s\n", cli_safe(lm_span_str(r->dst)), r->seconds,
+               cli_bytes(rate, sizeof rate, (uint64_t)((double)p->n_src_bytes / r->seconds)));
+}
+
+static int run(const struct options *o, const char *src, const char *dst, struct lm_err *e)
+{
+    struct account_run r = {.label = "converting", .dst = dst, .force = o->force, .dry = o->dry_run,
+                            .n_threads = o->threads};
+    struct lm_model *m = NULL;
+    struct lm_plan *p = NULL;
+    struct lm_request req;
+    int rc = -1;
+
+    if (make_request(&req, o, dst, e) == 0 && lm_model_open(&m, src, e) == 0 && lm_plan_make(&p, m, &req, e) == 0) {
+        if (!o->json)
+            account_print_notes(p);
+        rc = account_run(p, &r, e);
+    }
+    if (rc == 0 && o->json)
+        print_json(p, src, &r);
+    else if (rc == 0)
+        print_account(p, o, &r);
+    lm_plan_free(p);
+    lm_model_close(m);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {0};
+    struct lm_err e = {0};
+
+    cli_parse(&cmd, argc, argv, &o);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error like a full disk */
+    return cli_finish(run(&o, argv[1], argv[2], &e) ? cli_fail(&e) : CLI_OK);
+}

@@ -1,0 +1,259 @@
+/* One sequence: the forward pass, written once over a backend's operations. */
+#include <stdlib.h>
+#include "gpu/net.h"
+
+#define CHUNK 512 /* tokens a pass; their activations are what a session holds besides the KV cache */
+
+struct lm_session {
+    struct lm_engine *g;
+    struct lm_kv *kv;
+    struct lm_buf *x, *q, *a;  /* [chunk, d], [chunk, Q], [chunk, Q] */
+    size_t n_past, chunk;
+    unsigned tap_mask;
+    lm_tap_fn *tap;
+    void *user;
+    float *host, *host2;       /* what taps are shown; sized on first use */
+    size_t host_n;
+    float *row;                /* one row on its way to the front */
+    int inject_layer;
+    const float *inject;
+};
+
+/* A run of tokens on their way through the layers. */
+struct pass {
+    const int32_t *ids;
+    size_t n, pos0;
+    const float *inject; /* its part of the injected rows, or NULL */
+    bool last_only;      /* of these rows only the last is asked for, and no tap looks */
+};
+
+static size_t d_q(const struct lm_engine *g)
+{
+    return (size_t)g->net.config.n_heads * g->net.config.d_head;
+}
+
+int lm_session_open(struct lm_session **out, struct lm_engine *g, struct lm_err *e)
+{
+    struct lm_session *s = calloc(1, sizeof *s);
+    const struct lm_backend *b = g->backend;
+    size_t d = g->net.config.d_model, wide = d > d_q(g) ? d : d_q(g);
+
+    if (!s)
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    s->g = g;
+    s->chunk = g->net.ctx_len < CHUNK ? g->net.ctx_len : CHUNK;
+    s->inject_layer = -1;
+    if (!(s->row = malloc(wide * sizeof *s->row))) {
+        lm_session_close(s);
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    }
+    if (b->kv_new(&s->kv, g->dev, e) || b->buf_new(&s->x, g->dev, s->chunk * d, e) ||
+        b->buf_new(&s->q, g->dev, s->chunk * d_q(g), e) || b->buf_new(&s->a, g->dev, s->chunk * d_q(g), e)) {
+        lm_session_close(s);
+        return -1;
+    }
+    *out = s;
+    return 0;
+}
+
+void lm_session_close(struct lm_session *s)
+{
+    if (!s)
+        return;
+    const struct lm_backend *b = s->g->backend;
+    b->buf_free(s->g->dev, s->x);
+    b->buf_free(s->g->dev, s->q);
+    b->buf_free(s->g->dev, s->a);
+    b->kv_free(s->g->dev, s->kv);
+    free(s->host);
+    free(s->host2);
+    free(s->row);
+    free(s);
+}
+
+size_t lm_session_n_past(const struct lm_session *s)
+{
+    return s->n_past;
+}
+
+void lm_session_rewind(struct lm_session *s, size_t n_past)
+{
+    if (n_past < s->n_past)
+        s->n_past = n_past;
+}
+
+void lm_session_set_tap(struct lm_session *s, unsigned mask, lm_tap_fn *fn, void *user)
+{
+    s->tap_mask = fn ? mask : 0;
+    s->tap = fn;
+    s->user = user;
+}
+
+void lm_session_inject(struct lm_session *s, int layer, const float *x)
+{
+    s->inject_layer = x ? layer : -1;
+    s->inject = x;
+}
+
+/* ---- taps */
+
+static bool wants(const struct lm_session *s, enum lm_tap_point p)
+{
+    return s->tap_mask & 1u << p;
+}
+
+/* Host memory for the largest thing a tap is shown. */
+static int reserve_host(struct lm_session *s, struct lm_err *e)
+{
+    const struct lm_config *c = &s->g->net.config;
+    size_t wide = c->d_model > d_q(s->g) ? c->d_model : d_q(s->g);
+    size_t n = s->chunk * wide, probs = (size_t)c->n_heads * s->g->net.ctx_len;
+
+    n = n > probs ? n : probs;
+    if (s->host_n >= n)
+        return 0;
+    free(s->host);
+    free(s->host2);
+    s->host = malloc(n * sizeof *s->host);
+    s->host2 = malloc(n * sizeof *s->host2);
+    s->host_n = s->host && s->host2 ? n : 0;
+    return s->host_n ? 0 : lm_err_set(e, LM_NOMEM, "out of memory for the values to be shown");
+}
+
+static int show_rows(struct lm_session *s, const struct pass *p, enum lm_tap_point at, int layer,
+                     const struct lm_buf *b, size_t width, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+
+    if (!wants(s, at))
+        return 0;
+    if (g->backend->buf_read(g->dev, b, 0, p->n * width, s->host, e))
+        return -1;
+    return s->tap(s->user, at, layer, s->host, p->n, width, p->pos0, e);
+}
+
+static int show_kv(struct lm_session *s, const struct pass *p, int layer, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    size_t width = (size_t)g->net.config.n_kv_heads * g->net.config.d_head;
+
+    if (!wants(s, LM_TAP_K) && !wants(s, LM_TAP_V))
+        return 0;
+    if (g->backend->kv_read(g->dev, s->kv, (uint32_t)layer, p->pos0, p->n, s->host, s->host2, e))
+        return -1;
+    if (wants(s, LM_TAP_K) && s->tap(s->user, LM_TAP_K, layer, s->host, p->n, width, p->pos0, e))
+        return -1;
+    return wants(s, LM_TAP_V) ? s->tap(s->user, LM_TAP_V, layer, s->host2, p->n, width, p->pos0, e) : 0;
+}
+
+/* ---- the forward pass */
+
+static int embed(struct lm_session *s, const struct pass *p, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    size_t d = g->net.config.d_model;
+    bool learned = g->net.pos_embed.tensor != NULL;
+
+    if (wants(s, LM_TAP_EMBED) && learned)
+        if (g->backend->embed(g->dev, s->x, p->ids, p->n, p->pos0, false, e) ||
+            show_rows(s, p, LM_TAP_EMBED, -1, s->x, d, e))
+            return -1;
+    if (g->backend->embed(g->dev, s->x, p->ids, p->n, p->pos0, learned, e))
+        return -1;
+    if (!learned && show_rows(s, p, LM_TAP_EMBED, -1, s->x, d, e))
+        return -1;
+    return show_rows(s, p, LM_TAP_INPUT, -1, s->x, d, e);
+}
+
+/* Only the last row goes on: after its keys and values are stored, the last
+ * layer has no use for the others. */
+static int keep_last_row(struct lm_session *s, struct pass *p, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    const struct { struct lm_buf *b; size_t width; } rows[] = {{s->x, g->net.config.d_model}, {s->q, d_q(g)}};
+
+    for (size_t i = 0; p->n > 1 && i < 2; i++)
+        if (g->backend->buf_read(g->dev, rows[i].b, (p->n - 1) * rows[i].width, rows[i].width, s->row, e) ||
+            g->backend->buf_write(g->dev, rows[i].b, 0, rows[i].width, s->row, e))
+            return -1;
+    p->pos0 += p->n - 1;
+    p->n = 1;
+    return 0;
+}
+
+static int attention(struct lm_session *s, struct pass *p, int layer, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    const struct lm_backend *b = g->backend;
+    const struct lm_config *c = &g->net.config;
+    bool last = p->last_only && (uint32_t)layer + 1 == c->n_layers;
+    float *probs = wants(s, LM_TAP_PROBS) ? s->host : NULL;
+
+    if (b->qkv(g->dev, (uint32_t)layer, s->x, s->q, s->kv, p->n, p->pos0, e))
+        return -1;
+    if (show_rows(s, p, LM_TAP_Q, layer, s->q, d_q(g), e) || show_kv(s, p, layer, e))
+        return -1;
+    if (last && keep_last_row(s, p, e))
+        return -1;
+    if (b->attend(g->dev, (uint32_t)layer, s->q, s->kv, s->a, p->n, p->pos0, probs, e))
+        return -1;
+    if (probs && s->tap(s->user, LM_TAP_PROBS, layer, probs, c->n_heads, p->pos0 + p->n, p->pos0, e))
+        return -1;
+    return b->project(g->dev, (uint32_t)layer, s->a, s->x, p->n, e);
+}
+
+static int run_layers(struct lm_session *s, struct pass *p, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    size_t d = g->net.config.d_model;
+
+    for (int i = 0; (uint32_t)i < g->net.config.n_layers; i++) {
+        if (p->inject && i == s->inject_layer && g->backend->buf_write(g->dev, s->x, 0, p->n * d, p->inject, e))
+            return -1;
+        if (attention(s, p, i, e) || show_rows(s, p, LM_TAP_ATTN, i, s->x, d, e) ||
+            g->backend->ffn(g->dev, (uint32_t)i, s->x, p->n, e) || show_rows(s, p, LM_TAP_LAYER, i, s->x, d, e))
+            return lm_err_prefix(e, "layer %d", i);
+    }
+    return 0;
+}
+
+static int check_input(const struct lm_session *s, const int32_t *ids, size_t n, struct lm_err *e)
+{
+    uint32_t vocab = s->g->net.embed.rows, ctx = s->g->net.ctx_len;
+
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
+            return lm_err_set(e, LM_USAGE, "token id %d at position %zu is outside the vocabulary of %u", (int)ids[i],
+                              s->n_past + i, vocab);
+    if (n > ctx - s->n_past)
+        return lm_err_set(e, LM_LIMIT, "the context is full: %zu + %zu tokens, room for %u positions", s->n_past, n, ctx);
+    return 0;
+}
+
+int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, float *logits,
+                    struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    size_t d = g->net.config.d_model, vocab = g->net.head.rows, done = 0;
+
+    if (check_input(s, ids, n, e) || (s->tap_mask && reserve_host(s, e)))
+        return -1;
+    while (done < n) {
+        struct pass p = {ids + done, n - done < s->chunk ? n - done : s->chunk, s->n_past + done, NULL, false};
+        size_t here = p.n;
+        bool logits_now = which == LM_LOGITS_ALL || (which == LM_LOGITS_LAST && done + here == n);
+        p.inject = s->inject ? s->inject + done * d : NULL;
+        p.last_only = which != LM_LOGITS_ALL && !s->tap_mask;
+        if (embed(s, &p, e) || run_layers(s, &p, e))
+            return -1;
+        size_t first = which == LM_LOGITS_ALL ? 0 : p.n - 1, rows = p.n - first;
+        if (logits_now && g->backend->logits(g->dev, s->x, first, rows,
+                                             logits + (which == LM_LOGITS_ALL ? done * vocab : 0), e))
+            return -1;
+        done += here;
+    }
+    if (g->backend->sync(g->dev, e))
+        return -1;
+    s->n_past += n;
+    return 0;
+}

@@ -1,0 +1,354 @@
+/* SentencePiece's BPE (bpe_model.cc, normalizer.cc), and what HF's conversions
+ * of such models do. The text is normalized, user-defined symbols are taken out
+ * whole, and between them symbols (at first: characters) are merged.
+ *
+ * The library merges a whole text at once. We cut it where no merge can cross,
+ * which gives the same ids: in front of a space, unless a piece has just that
+ * character before a space inside it, and in long words between characters that
+ * stand side by side in no piece. */
+#include <stdlib.h>
+
+#include "libmodel/tok/build.h"
+#include "libmodel/tok/engine.h"
+#include "libmodel/tok/unicode.h"
+
+/* ---- normalizer */
+
+struct normalizer {
+    const struct lm_tokenizer *t;
+    struct lmi_normal *out;
+    size_t base;
+    bool with_map, after_space;
+};
+
+/* What stands for the next bytes of text: a symbol and a character as they are,
+ * a rule's replacement, U+FFFD for an ill-formed byte. Returns how many bytes. */
+static size_t next_chunk(const struct lm_tokenizer *t, struct lm_span text, struct lm_span *chunk)
+{
+    const struct lmi_added_item *symbol = t->charsmap.n_units ? lmi_added_at(&t->symbols, text) : NULL;
+    size_t n = symbol ? 0 : lmi_charsmap_match(&t->charsmap, text, chunk);
+
+    if (n > 0)
+        return n;
+    n = symbol ? symbol->text.size : lmi_utf8_step(text.data, text.size);
+    *chunk = n ? lm_span_of(text.data, n) : lm_span_str("\xef\xbf\xbd");
+    return n ? n : 1;
+}
+
+/* A chunk that came from byte `from`, with U+2581 as ' '. */
+static void put_chunk(struct normalizer *z, struct lm_span s, size_t from)
+{
+    bool escape = z->t->v->escape_whitespaces;
+
+    for (size_t i = 0; i < s.size;) {
+        bool mark = escape && s.size - i >= 3 && memcmp(s.data + i, LMI_SPACE_MARK, 3) == 0;
+        size_t n = mark ? 3 : 1;
+        lmi_normal_add(z->out, mark ? (const uint8_t *)" " : s.data + i, 1, from, z->with_map);
+        i += n;
+    }
+}
+
+static bool is_space(struct lm_span s)
+{
+    return s.size == 1 && s.data[0] == ' ';
+}
+
+static size_t skip_leading(const struct lm_tokenizer *t, struct lm_span text)
+{
+    size_t pos = 0;
+    struct lm_span chunk;
+
+    while (pos < text.size) {
+        size_t n = next_chunk(t, lm_span_of(text.data + pos, text.size - pos), &chunk);
+        if (!is_space(chunk))
+            break;
+        pos += n;
+    }
+    return pos;
+}
+
+/* Trailing spaces go; the end is then where the first of them came from. */
+static size_t drop_trailing(struct normalizer *z, size_t end)
+{
+    struct lmi_normal *o = z->out;
+
+    while (o->n > 0 && o->text[o->n - 1] == ' ') {
+        o->n--;
+        if (z->with_map)
+            end = o->map[o->n];
+    }
+    return end;
+}
+
+int lmi_spm_normalize(const struct lm_tokenizer *t, struct lm_span text, size_t base, bool prefix, bool with_map,
+                      struct lmi_normal *out, struct lm_err *e)
+{
+    bool remove = t->v->remove_extra_whitespaces;
+    struct normalizer z = {t, out, base, with_map, remove};
+    size_t pos = remove ? skip_leading(t, text) : 0;
+
+    if (pos < text.size && prefix)
+        lmi_normal_add(out, (const uint8_t *)" ", 1, base + pos, with_map);
+    while (pos < text.size && !out->failed) {
+        struct lm_span chunk;
+        size_t n = next_chunk(t, lm_span_of(text.data + pos, text.size - pos), &chunk);
+        while (z.after_space && chunk.size > 0 && chunk.data[0] == ' ')
+            chunk = lm_span_of(chunk.data + 1, chunk.size - 1);
+        put_chunk(&z, chunk, base + pos);
+        if (chunk.size > 0)
+            z.after_space = remove && chunk.data[chunk.size - 1] == ' ';
+        pos += n;
+    }
+    size_t end = base + pos;
+    if (remove && !out->failed)
+        end = drop_trailing(&z, end);
+    lmi_normal_end(out, end, with_map);
+    return out->failed ? lm_err_set(e, LM_NOMEM, "out of memory for a normalized text") : 0;
+}
+
+/* ---- symbols to ids */
+
+static void emit_unknown(struct lmi_call *c, size_t begin, size_t end)
+{
+    const struct lm_vocab *v = c->t->v;
+    struct lm_ids *o = c->out;
+
+    c->unk_seen = true;
+    if (v->fuse_unk && c->unk_end == o->n && o->n > 0) {
+        if (c->offsets)
+            o->offsets[o->n - 1].end = lmi_call_offset(c, end);
+        return;
+    }
+    if (v->unk_id >= 0)
+        lmi_call_emit(c, (uint32_t)v->unk_id, begin, end);
+    c->unk_end = o->n;
+}
+
+/* A character that is no piece. The merged text's ' ' is U+2581 outside. */
+static void emit_character(struct lmi_call *c, size_t begin, size_t end)
+{
+    struct lm_span s = lm_span_of(c->part.data + begin, end - begin);
+    const uint32_t *byte_id = c->t->byte_id;
+
+    if (c->t->v->escape_whitespaces && is_space(s))
+        s = lm_span_str(LMI_SPACE_MARK);
+    for (size_t i = 0; i < s.size; i++)
+        if (!c->t->v->byte_fallback || byte_id[s.data[i]] == LMI_NONE) {
+            emit_unknown(c, begin, end);
+            return;
+        }
+    for (size_t i = 0; i < s.size; i++) {
+        size_t at = begin + i < end ? begin + i : end;
+        lmi_call_emit(c, byte_id[s.data[i]], at, at < end ? at + 1 : end);
+    }
+}
+
+static void emit_symbol(struct lmi_call *c, uint32_t id, size_t *pos)
+{
+    size_t n = id == LMI_NONE ? lmi_utf8_width(c->part.data[*pos]) : c->t->length[id];
+
+    if (id < c->t->v->n_pieces)
+        lmi_call_emit(c, id, *pos, *pos + n);
+    else
+        emit_character(c, *pos, *pos + n);
+    *pos += n;
+}
+
+/* UNUSED pieces take part in merges and are taken apart again at the end, by
+ * the last pair that was queued to give them. A piece's halves are shorter than
+ * it, so the stack is never deeper than a piece has characters. */
+static int emit_taken_apart(struct lmi_call *c, uint32_t id, size_t *pos)
+{
+    enum { DEEPEST = 1100 };
+    uint32_t stack[DEEPEST];
+    size_t n = 0;
+
+    stack[n++] = id;
+    while (n > 0) {
+        id = stack[--n];
+        const uint32_t *half = id < c->t->v->n_pieces && c->t->unused[id] ? c->merge.halves[id] : NULL;
+        if (!half || half[0] == LMI_NONE) {
+            emit_symbol(c, id, pos);
+            continue;
+        }
+        if (n + 2 > DEEPEST)
+            return lm_err_set(c->e, LM_LIMIT, "an unused piece of more than %d parts", DEEPEST);
+        stack[n++] = half[1];
+        stack[n++] = half[0];
+    }
+    return 0;
+}
+
+/* Merges ids[0..n), the symbols of part from begin on, and emits them. */
+static int merge_and_emit(struct lmi_call *c, size_t begin, uint32_t *ids, size_t n)
+{
+    n = lmi_merge(&c->merge, &c->t->pairs, ids, n);
+    if (n == SIZE_MAX)
+        return lmi_call_nomem(c);
+    for (size_t i = 0; i < n; i++) {
+        if (!c->t->unused)
+            emit_symbol(c, ids[i], &begin);
+        else if (emit_taken_apart(c, ids[i], &begin) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static inline uint32_t char_symbol(const struct lm_tokenizer *t, const uint8_t *p)
+{
+    uint32_t cp = lmi_utf8_get(p);
+    const uint32_t *page = t->chars.pages[cp >> 8];
+
+    return page ? page[cp & 0xff] : LMI_NONE;
+}
+
+/* Between these two no merge can happen. */
+static bool apart(const struct lm_tokenizer *t, uint32_t a, uint32_t b)
+{
+    return a == LMI_NONE || b == LMI_NONE || !lmi_pairs_get(&t->adjacent, a, b);
+}
+
+enum { LONG_WORD = 64 };
+
+static int encode_word(struct lmi_call *c, size_t begin, size_t end)
+{
+    uint32_t *ids = lmi_call_symbols(c, end - begin);
+    bool cut = end - begin > LONG_WORD && !c->t->unused;
+    size_t n = 0;
+
+    if (!ids)
+        return -1;
+    for (size_t pos = begin; pos < end; pos += lmi_utf8_width(c->part.data[pos])) {
+        uint32_t id = char_symbol(c->t, c->part.data + pos);
+        if (cut && n > 0 && apart(c->t, ids[n - 1], id)) {
+            if (merge_and_emit(c, begin, ids, n) < 0)
+                return -1;
+            begin = pos;
+            n = 0;
+        }
+        ids[n++] = id;
+    }
+    return merge_and_emit(c, begin, ids, n);
+}
+
+static int word(struct lmi_call *c, size_t begin, size_t end)
+{
+    size_t n = end - begin, from = c->out->n;
+    uint64_t key[2];
+
+    /* Every byte may become an id, and a space three. */
+    if (lmi_call_reserve(c, n + 2 + LMI_CACHED_IDS) < 0)
+        return -1;
+    if (n > LMI_CACHED_BYTES || c->t->unused)
+        return encode_word(c, begin, end);
+    lmi_cache_key(c, begin, n, key);
+    struct lmi_slot *slot = lmi_cache_slot(c, key);
+    if (lmi_cache_get(c, slot, key, begin, n))
+        return 0;
+    c->unk_seen = false;
+    if (encode_word(c, begin, end) < 0)
+        return -1;
+    /* Unknowns join what stood before, so they are not remembered. */
+    if (!c->unk_seen)
+        lmi_cache_put(c, slot, key, n, from);
+    return 0;
+}
+
+/* ---- the parts of a text */
+
+/* Where the word at pos ends: in front of the next space that may be cut at. */
+static size_t word_end(const struct lm_tokenizer *t, struct lm_span s, size_t pos)
+{
+    while (pos < s.size && s.data[pos] == ' ')
+        pos++;
+    while (pos < s.size && (s.data[pos] != ' ' || s.data[pos - 1] == ' ' || t->glue[s.data[pos - 1]]))
+        pos++;
+    return pos;
+}
+
+/* part[begin, end) holds no user-defined symbol. */
+static int run(struct lmi_call *c, size_t begin, size_t end)
+{
+    struct lm_span s = lm_span_of(c->part.data, end);
+
+    if (c->t->unused)
+        return begin < end ? word(c, begin, end) : 0;
+    while (begin < end) {
+        size_t next = word_end(c->t, s, begin);
+        if (word(c, begin, next) < 0)
+            return -1;
+        begin = next;
+    }
+    return 0;
+}
+
+/* A normalized text. */
+static int encode_part(struct lmi_call *c, struct lm_span part)
+{
+    const struct lmi_added_item *item;
+    size_t pos = 0, begin, end;
+
+    c->part = part;
+    c->bytes = part.data;
+    while ((item = lmi_added_find(&c->t->norm, part, pos, c->special, &begin, &end)) != NULL) {
+        if (run(c, pos, begin) < 0 || lmi_call_reserve(c, 1) < 0)
+            return -1;
+        lmi_call_emit(c, item->id, begin, end);
+        pos = end;
+    }
+    return run(c, pos, part.size);
+}
+
+/* Is the text its own merged form, but for a space in front? */
+static bool is_plain(const struct lm_tokenizer *t, struct lm_span text)
+{
+    bool marks = t->v->escape_whitespaces && memmem(text.data, text.size, LMI_SPACE_MARK, 3) != NULL;
+
+    return t->charsmap.n_units == 0 && !t->v->remove_extra_whitespaces && t->norm.n == 0 && !t->unused && !marks &&
+           lmi_utf8_valid_prefix(text) == text.size;
+}
+
+static int encode_normalized(struct lmi_call *c, struct lm_span text, size_t base, bool prefix)
+{
+    struct lmi_normal n = {0};
+    int rc = lmi_spm_normalize(c->t, text, base, prefix, c->offsets, &n, c->e);
+
+    c->map = n.map;
+    if (rc == 0)
+        rc = encode_part(c, lm_span_of(n.text, n.n));
+    lmi_normal_free(&n);
+    c->map = NULL;
+    return rc;
+}
+
+static bool wants_prefix(const struct lm_vocab *v, struct lm_span text, bool first)
+{
+    bool begins_with_space = text.data[0] == ' ' || (text.size >= 3 && memcmp(text.data, LMI_SPACE_MARK, 3) == 0);
+
+    if (!first && !v->prefix_every_part)
+        return false;
+    return v->add_dummy_prefix || (v->add_prefix_space && !begins_with_space);
+}
+
+int lmi_spm_encode(struct lmi_call *c, struct lm_span text, size_t base, bool first)
+{
+    bool prefix = text.size > 0 && wants_prefix(c->t->v, text, first);
+    size_t head = 0;
+
+    if (text.size == 0)
+        return 0;
+    c->unk_end = 0;
+    if (!is_plain(c->t, text))
+        return encode_normalized(c, text, base, prefix);
+    /* Only the first word, which gets the prefix, has to be copied. */
+    if (prefix) {
+        head = word_end(c->t, text, 0);
+        if (encode_normalized(c, lm_span_of(text.data, head), base, true) < 0)
+            return -1;
+    }
+    c->map = NULL;
+    c->base = base + head;
+    c->part = lm_span_of(text.data + head, text.size - head);
+    c->bytes = c->part.data;
+    return run(c, 0, c->part.size); /* c->unk_end stays: it is one text */
+}

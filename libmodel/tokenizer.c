@@ -1,0 +1,361 @@
+/* Encoding and decoding: added tokens are found first, then the text between
+ * them goes through the vocabulary's algorithm (tok/spm_bpe.c, tok/byte_bpe.c). */
+#include "libmodel/tokenizer.h"
+
+#include <stdlib.h>
+
+#include "libmodel/tok/build.h"
+#include "libmodel/tok/engine.h"
+#include "libmodel/tok/unicode.h"
+
+/* ---- making */
+
+/* HF matches tokens flagged `normalized` in the normalized text, and puts
+ * their own text through the normalizer first. */
+static int add_normalized(struct lm_tokenizer *t, struct lmi_added_item item, struct lm_err *e)
+{
+    bool spm = t->v->algo == LM_VOCAB_SPM_BPE;
+    struct lmi_normal n = {0};
+    int rc = spm ? lmi_spm_normalize(t, item.text, 0, t->v->add_dummy_prefix, false, &n, e)
+                 : lmi_nfc(item.text, 0, false, &n, e);
+
+    if (rc >= 0 && n.n > 0)
+        item.text = lm_span_of(lm_arena_str(&t->arena, lm_span_of(n.text, n.n)), n.n);
+    lmi_normal_free(&n);
+    if (rc >= 0 && !item.text.data)
+        return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
+    return rc < 0 ? -1 : lmi_added_put(&t->norm, item, e);
+}
+
+/* tokenizer.model knows no normalized added tokens, and GGUF does not say. */
+static bool matched_normalized(const struct lm_vocab *v, const struct lm_piece *p)
+{
+    bool changes = v->algo == LM_VOCAB_SPM_BPE ? v->n_merges > 0 : true;
+
+    return p->added && p->normalized && changes;
+}
+
+static int find_added(struct lm_tokenizer *t, struct lm_err *e)
+{
+    for (size_t i = 0; i < t->v->n_pieces; i++) {
+        const struct lm_piece *p = &t->v->pieces[i];
+        bool control = p->kind == LM_PIECE_CONTROL || p->kind == LM_PIECE_UNKNOWN;
+        struct lmi_added_item item = {p->text, (uint32_t)i, p->special || control, p->lstrip, p->rstrip, p->single_word};
+        if (!p->added && !control)
+            continue;
+        if ((matched_normalized(t->v, p) ? add_normalized(t, item, e) : lmi_added_put(&t->raw, item, e)) < 0)
+            return -1;
+    }
+    lmi_added_finish(&t->raw);
+    lmi_added_finish(&t->norm);
+    lmi_added_finish(&t->symbols);
+    return 0;
+}
+
+static void measure(struct lm_tokenizer *t)
+{
+    t->max_bytes = 8;
+    for (size_t i = 0; i < t->v->n_pieces; i++)
+        if (t->v->pieces[i].text.size > t->max_bytes)
+            t->max_bytes = t->v->pieces[i].text.size;
+}
+
+int lm_tokenizer_new(struct lm_tokenizer **out, const struct lm_vocab *v, struct lm_err *e)
+{
+    struct lm_tokenizer *t = calloc(1, sizeof *t);
+
+    *out = NULL;
+    if (!t)
+        return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
+    t->v = v;
+    measure(t);
+    int rc = v->algo == LM_VOCAB_SPM_BPE ? lmi_spm_init(t, e) : lmi_byte_init(t, e);
+    if (rc < 0 || find_added(t, e) < 0) {
+        lm_tokenizer_free(t);
+        return lm_err_prefix(e, "tokenizer (%s)", v->source);
+    }
+    *out = t;
+    return 0;
+}
+
+void lm_tokenizer_free(struct lm_tokenizer *t)
+{
+    if (!t)
+        return;
+    lmi_spm_free(t);
+    lmi_pretok_free(t->pretok);
+    lmi_pairs_free(&t->pairs);
+    lmi_added_free(&t->raw);
+    lmi_added_free(&t->norm);
+    lm_arena_free(&t->arena);
+    free(t);
+}
+
+void lm_ids_free(struct lm_ids *l)
+{
+    free(l->ids);
+    free(l->offsets);
+    *l = (struct lm_ids){0};
+}
+
+size_t lm_tokenizer_max_bytes(const struct lm_tokenizer *t)
+{
+    return t->max_bytes;
+}
+
+/* ---- encoding */
+
+/* A cache fit for the text: 64 slots for a line, 4 MB for a book. */
+static int begin_call(struct lmi_call *c, size_t n_bytes)
+{
+    size_t n_slots = 64;
+
+    while (n_slots < n_bytes / 8 && n_slots < 1 << 17)
+        n_slots *= 2;
+    c->slots = calloc(n_slots, sizeof *c->slots);
+    c->slot_mask = n_slots - 1;
+    if (!c->slots)
+        return lmi_call_nomem(c);
+    if (c->t->unused) {
+        c->merge.unused = c->t->unused;
+        c->merge.halves = malloc(c->t->n_symbols * sizeof *c->merge.halves);
+        if (!c->merge.halves)
+            return lmi_call_nomem(c);
+        memset(c->merge.halves, 0xff, c->t->n_symbols * sizeof *c->merge.halves);
+    }
+    return lmi_call_reserve(c, n_bytes / 4 + 16);
+}
+
+static void end_call(struct lmi_call *c)
+{
+    free(c->slots);
+    free(c->ids);
+    free(c->merge.halves);
+    lmi_merge_scratch_free(&c->merge);
+}
+
+static int encode_part(struct lmi_call *c, struct lm_span text, size_t begin, size_t end)
+{
+    struct lm_span part = lm_span_of(text.data + begin, end - begin);
+
+    if (c->t->v->algo == LM_VOCAB_SPM_BPE)
+        return lmi_spm_encode(c, part, begin, begin == 0);
+    return lmi_byte_encode(c, part, begin);
+}
+
+/* An id that has no text in front of or behind it, or its own text. */
+static int emit_at(struct lmi_call *c, uint32_t id, size_t begin, size_t end)
+{
+    if (lmi_call_reserve(c, 1) < 0)
+        return -1;
+    c->map = NULL;
+    c->base = 0;
+    lmi_call_emit(c, id, begin, end);
+    return 0;
+}
+
+static int encode(struct lmi_call *c, struct lm_span text, bool bos_eos)
+{
+    const struct lm_vocab *v = c->t->v;
+    const struct lmi_added_item *item;
+    size_t pos = 0, begin, end;
+
+    if (bos_eos && v->add_bos && v->bos_id >= 0 && emit_at(c, (uint32_t)v->bos_id, 0, 0) < 0)
+        return -1;
+    while ((item = lmi_added_find(&c->t->raw, text, pos, c->special, &begin, &end)) != NULL) {
+        if (encode_part(c, text, pos, begin) < 0 || emit_at(c, item->id, begin, end) < 0)
+            return -1;
+        pos = end;
+    }
+    if (encode_part(c, text, pos, text.size) < 0)
+        return -1;
+    return bos_eos && v->add_eos && v->eos_id >= 0 ? emit_at(c, (uint32_t)v->eos_id, text.size, text.size) : 0;
+}
+
+int lm_tokenizer_encode(const struct lm_tokenizer *t, struct lm_span text, unsigned flags, struct lm_ids *out,
+                        struct lm_err *e)
+{
+    struct lmi_call c = {.t = t, .out = out, .e = e};
+
+    c.offsets = flags & LM_ENCODE_OFFSETS;
+    c.special = flags & LM_ENCODE_SPECIAL;
+    if (c.offsets && out->n > 0 && !out->offsets)
+        return lm_err_set(e, LM_USAGE, "offsets are asked for a list of ids that has none");
+    if (c.offsets && !out->offsets)
+        out->capacity = 0; /* so that both arrays are made */
+    if (text.size == 0)
+        text = lm_span_of("", 0);
+    int rc = begin_call(&c, text.size);
+    if (rc == 0)
+        rc = encode(&c, text, flags & LM_ENCODE_BOS_EOS);
+    end_call(&c);
+    return rc;
+}
+
+/* ---- decoding */
+
+struct bytes_out {
+    uint8_t *buf;
+    size_t size, n;
+};
+
+static void put(struct bytes_out *o, const void *data, size_t n)
+{
+    if (o->n < o->size)
+        memcpy(o->buf + o->n, data, n < o->size - o->n ? n : o->size - o->n);
+    o->n += n;
+}
+
+/* GPT-2's letters back to bytes; a text with other characters is its own bytes. */
+static void put_letters(struct bytes_out *o, struct lm_span s)
+{
+    struct bytes_out start = *o;
+
+    for (size_t i = 0; i < s.size;) {
+        size_t w = lmi_utf8_step(s.data + i, s.size - i);
+        int byte = w ? lmi_letter_byte(lmi_utf8_get(s.data + i)) : -1;
+        if (byte < 0) {
+            *o = start;
+            put(o, s.data, s.size);
+            return;
+        }
+        put(o, &(uint8_t){(uint8_t)byte}, 1);
+        i += w;
+    }
+}
+
+static bool is_mark(struct lm_span s)
+{
+    return s.size >= 3 && memcmp(s.data, LMI_SPACE_MARK, 3) == 0;
+}
+
+/* U+2581 becomes a space; at the start of a text the prefix goes (all leading
+ * spaces, where the normalizer removes those). */
+static void put_marked(struct bytes_out *o, const struct lm_vocab *v, struct lm_span s, bool first)
+{
+    bool prefix = v->add_dummy_prefix || v->add_prefix_space;
+
+    if (first && (prefix || v->remove_extra_whitespaces) && is_mark(s))
+        s = lm_span_of(s.data + 3, s.size - 3);
+    while (s.size > 0) {
+        bool mark = is_mark(s);
+        size_t n = mark ? 3 : 1;
+        put(o, mark ? (const void *)" " : s.data, 1);
+        s = lm_span_of(s.data + n, s.size - n);
+    }
+}
+
+static void put_piece(struct bytes_out *o, const struct lm_tokenizer *t, uint32_t id, bool first, bool special)
+{
+    const struct lm_piece *p = &t->v->pieces[id];
+    bool spm = t->v->algo == LM_VOCAB_SPM_BPE;
+
+    if (p->kind == LM_PIECE_CONTROL || p->special) {
+        if (special)
+            put(o, p->text.data, p->text.size);
+    } else if (p->kind == LM_PIECE_UNKNOWN) {
+        if (special)
+            put(o, p->text.data, p->text.size);
+        else
+            put(o, " \xe2\x81\x87 ", 5); /* SentencePiece's sign for what it could not keep */
+    } else if (p->kind == LM_PIECE_BYTE) {
+        put(o, &(uint8_t){(uint8_t)lmi_byte_piece(p->text)}, 1);
+    } else if (!spm && !p->added) {
+        put_letters(o, p->text);
+    } else if (spm && t->v->escape_whitespaces) {
+        put_marked(o, t->v, p->text, first);
+    } else {
+        put(o, p->text.data, p->text.size);
+    }
+}
+
+size_t lm_tokenizer_piece_bytes(const struct lm_tokenizer *t, int32_t id, bool first, bool special, uint8_t *buf,
+                                size_t size)
+{
+    struct bytes_out o = {buf, size, 0};
+
+    if (id >= 0 && (size_t)id < t->v->n_pieces)
+        put_piece(&o, t, (uint32_t)id, first, special);
+    return o.n;
+}
+
+/* A text has begun once a piece was shown, or once the prefix was dropped. */
+static bool begins_text(const struct lm_tokenizer *t, int32_t id)
+{
+    const struct lm_piece *p = &t->v->pieces[id];
+
+    return p->kind != LM_PIECE_CONTROL && !p->special;
+}
+
+static int check_ids(const struct lm_tokenizer *t, const int32_t *ids, size_t n, struct lm_err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (size_t)ids[i] >= t->v->n_pieces)
+            return lm_err_set(e, LM_MISMATCH, "id %d (number %zu) is outside the vocabulary of %zu pieces", ids[i], i,
+                              t->v->n_pieces);
+    return 0;
+}
+
+static size_t decode_into(const struct lm_tokenizer *t, const int32_t *ids, size_t n, bool special, uint8_t *buf,
+                          size_t size)
+{
+    struct bytes_out o = {buf, size, 0};
+    bool started = false;
+
+    for (size_t i = 0; i < n; i++) {
+        size_t before = o.n;
+        put_piece(&o, t, (uint32_t)ids[i], !started, special);
+        /* Where extra spaces are removed they go until something shows. */
+        started |= t->v->remove_extra_whitespaces ? o.n > before : begins_text(t, ids[i]) || o.n > before;
+    }
+    return o.n;
+}
+
+int lm_tokenizer_decode(const struct lm_tokenizer *t, const int32_t *ids, size_t n, bool special, char **out,
+                        size_t *n_out, struct lm_err *e)
+{
+    *out = NULL;
+    if (check_ids(t, ids, n, e) < 0)
+        return -1;
+    size_t size = decode_into(t, ids, n, special, NULL, 0);
+    char *text = malloc(size + 1);
+    if (!text)
+        return lm_err_set(e, LM_NOMEM, "out of memory for a text of %zu bytes", size);
+    decode_into(t, ids, n, special, (uint8_t *)text, size);
+    text[size] = '\0';
+    *out = text;
+    *n_out = size;
+    return 0;
+}
+
+/* ---- incremental */
+
+/* Bytes at the end that may be the beginning of a character. */
+static size_t open_tail(const uint8_t *p, size_t n)
+{
+    for (size_t k = 1; k <= 3 && k <= n; k++) {
+        uint8_t b = p[n - k];
+        if ((b & 0xc0) == 0x80)
+            continue;
+        bool lead = b >= 0xc2 && b <= 0xf4;
+        return lead && lmi_utf8_width(b) > k ? k : 0;
+    }
+    return 0;
+}
+
+size_t lm_decoder_push(struct lm_decoder *d, int32_t id, char *buf, size_t size)
+{
+    struct bytes_out o = {(uint8_t *)buf, size, 0};
+
+    put(&o, d->held, d->n_held);
+    d->n_held = 0;
+    if (id >= 0 && (size_t)id < d->t->v->n_pieces) {
+        put_piece(&o, d->t, (uint32_t)id, !d->started, false);
+        d->started |= begins_text(d->t, id);
+        size_t n = o.n < size ? o.n : size, tail = open_tail(o.buf, n);
+        memcpy(d->held, o.buf + n - tail, tail);
+        d->n_held = tail;
+        return n - tail;
+    }
+    return o.n < size ? o.n : size;
+}

@@ -1,0 +1,134 @@
+/* Enough of CUDA to run the plugin's kernels on a machine without a GPU, one
+ * thread of a block after the other: for finding wrong indices, wrong sums and
+ * missing barriers, not for speed.  tests/gpu/emulate builds the plugin so.
+ *
+ * A thread of a block is a coroutine that runs until it meets a barrier or a
+ * warp exchange.  A warp operation that a lane misses, or a barrier that cannot
+ * be passed, ends the program with a message.  New memory is full of NaN. */
+#ifndef TESTS_GPU_HOST_CUDA_RUNTIME_H
+#define TESTS_GPU_HOST_CUDA_RUNTIME_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+#define __shared__ static
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+struct emu_place {
+    dim3 thread, block, block_dim, grid_dim;
+};
+extern emu_place emu_now;
+#define threadIdx emu_now.thread
+#define blockIdx emu_now.block
+#define blockDim emu_now.block_dim
+#define gridDim emu_now.grid_dim
+
+void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel);
+unsigned char *emu_dynamic_shared();
+/* Every lane gives v; table[i] is then lane i's. */
+void emu_exchange(unsigned mask, uint32_t v, uint32_t table[32]);
+void __syncthreads();
+void __syncwarp(unsigned mask = 0xffffffffu);
+
+#define LMC_LAUNCH(kernel, grid, block, shared, stream, ...)                                                           \
+    ((void)(stream), emu_launch(grid, block, (size_t)(shared), [=]() { kernel(__VA_ARGS__); }))
+#define LMC_DYNAMIC_SHARED(name) unsigned char *name = emu_dynamic_shared()
+
+/* ---- vectors and intrinsics */
+struct float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) int4 { int x, y, z, w; };
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
+template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
+
+static inline float __shfl_xor_sync(unsigned mask, float v, int lane_mask)
+{
+    uint32_t u, table[32];
+    memcpy(&u, &v, 4);
+    emu_exchange(mask, u, table);
+    memcpy(&v, &table[(threadIdx.x % 32) ^ (unsigned)lane_mask], 4);
+    return v;
+}
+static inline unsigned __reduce_max_sync(unsigned mask, unsigned v)
+{
+    uint32_t table[32], top = 0;
+    emu_exchange(mask, v, table);
+    for (uint32_t x : table)
+        top = x > top ? x : top;
+    return top;
+}
+static inline int __reduce_add_sync(unsigned mask, int v)
+{
+    uint32_t table[32], sum = 0;
+    emu_exchange(mask, (uint32_t)v, table);
+    for (uint32_t x : table)
+        sum += x;
+    return (int)sum;
+}
+static inline int __dp4a(int a, int b, int c)
+{
+    for (int i = 0; i < 4; i++)
+        c += (int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
+    return c;
+}
+static inline int __float2int_rn(float v) { return (int)rintf(v); }
+static inline double __hiloint2double(int hi, int lo)
+{
+    uint64_t u = (uint64_t)(uint32_t)hi << 32 | (uint32_t)lo;
+    double d;
+    memcpy(&d, &u, 8);
+    return d;
+}
+
+/* ---- the runtime */
+enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorNoDevice, cudaErrorInsufficientDriver, cudaErrorInvalidValue };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+typedef struct emu_stream *cudaStream_t;
+typedef struct emu_event *cudaEvent_t;
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+};
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+
+cudaError_t cudaMalloc(void **p, size_t n);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMallocHost(void **p, size_t n);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t n, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t s);
+cudaError_t cudaGetDeviceCount(int *n);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int ordinal);
+static inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+static inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+static inline const char *cudaGetErrorString(cudaError_t) { return "an emulated error"; }
+static inline const char *cudaGetErrorName(cudaError_t) { return "emulated"; }
+static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = nullptr; return cudaSuccess; }
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { *e = nullptr; return cudaSuccess; }
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+template <class F> static inline cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int) { return cudaSuccess; }
+
+#endif

@@ -1,0 +1,514 @@
+/* Whole models on the CPU: reference logits and hidden states computed in
+ * float64, greedy text, and what must not depend on how tokens are fed. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "gpu/engine.h"
+
+#define MODELS "tests/fixtures/models/"
+#define SAMPLE "samples/polish-5m"
+
+static const char *const with_reference[] = {
+    SAMPLE,
+    MODELS "tiny-llama",
+    MODELS "tiny-llama-sharded",
+    MODELS "tiny-llama-tied",
+    MODELS "tiny-llama-bias",
+    MODELS "tiny-llama-linear",
+    MODELS "tiny-llama-llama3",
+    MODELS "tiny-llama-yarn",
+    MODELS "tiny-mistral",
+    MODELS "tiny-gpt2",
+    MODELS "tiny-gpt2-hub",
+};
+#define N_MODELS (sizeof with_reference / sizeof *with_reference)
+
+/* A model with an engine and a session on it. */
+struct run {
+    struct lm_model *m;
+    struct lm_engine *g;
+    struct lm_session *s;
+    size_t vocab, d;
+};
+
+static void must(int rc, const struct lm_err *e)
+{
+    if (rc)
+        fail_msg("%s", e->text);
+}
+
+static void start(struct run *r, const char *path, enum lm_math math, int threads, uint32_t ctx)
+{
+    struct lm_err e = {0};
+    struct lm_engine_options o = {"cpu", math, threads, ctx};
+
+    must(lm_model_open(&r->m, path, &e), &e);
+    must(lm_engine_open(&r->g, r->m, &o, &e), &e);
+    must(lm_session_open(&r->s, r->g, &e), &e);
+    r->vocab = lm_engine_config(r->g)->vocab_size;
+    r->d = lm_engine_config(r->g)->d_model;
+}
+
+static void stop(struct run *r)
+{
+    lm_session_close(r->s);
+    lm_engine_close(r->g);
+    lm_model_close(r->m);
+}
+
+/* ids, logits and hidden states of MODEL/reference.safetensors. */
+struct reference {
+    struct lm_model *m;
+    int32_t *ids;
+    size_t n;
+    float *logits;
+};
+
+static float *tensor_values(struct lm_model *m, const char *name)
+{
+    const struct lm_tensor *t = lm_model_find(m, name);
+    struct lm_err e = {0};
+
+    assert_non_null(t);
+    float *v = malloc(t->n_elems * sizeof *v);
+    assert_non_null(v);
+    must(lm_tensor_to_f32(t, 0, t->n_elems, v, &e), &e);
+    return v;
+}
+
+static void open_reference(struct reference *ref, const char *model)
+{
+    char path[512];
+    struct lm_err e = {0};
+
+    snprintf(path, sizeof path, "%s/reference.safetensors", model);
+    must(lm_model_open(&ref->m, path, &e), &e);
+    const struct lm_tensor *t = lm_model_find(ref->m, "input_ids");
+    assert_non_null(t);
+    ref->n = t->n_elems;
+    ref->ids = malloc(ref->n * sizeof *ref->ids);
+    assert_non_null(ref->ids);
+    for (size_t i = 0; i < ref->n; i++)
+        ref->ids[i] = (int32_t)lm_load_u64le(t->data + 8 * i);
+    ref->logits = tensor_values(ref->m, "logits");
+}
+
+static void close_reference(struct reference *ref)
+{
+    free(ref->ids);
+    free(ref->logits);
+    lm_model_close(ref->m);
+}
+
+static double max_diff(const float *a, const float *b, size_t n)
+{
+    double max = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= max))
+            max = d;
+    }
+    return max;
+}
+
+/* ---- against float64 */
+
+struct hidden_check {
+    struct lm_model *ref;
+    size_t seen;
+    double max;
+};
+
+static int check_hidden(void *user, enum lm_tap_point point, int layer, const float *data, size_t n, size_t width,
+                        size_t pos0, struct lm_err *e)
+{
+    struct hidden_check *c = user;
+    char name[64];
+
+    (void)e;
+    snprintf(name, sizeof name, "hidden_states.%d", point == LM_TAP_INPUT ? 0 : layer + 1);
+    float *want = tensor_values(c->ref, name);
+    double d = max_diff(data, want + pos0 * width, n * width);
+    free(want);
+    c->max = d > c->max ? d : c->max;
+    c->seen++;
+    return 0;
+}
+
+static void reference_logits(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_MODELS; i++) {
+        struct reference ref;
+        struct run r;
+        struct lm_err e = {0};
+        open_reference(&ref, with_reference[i]);
+        start(&r, with_reference[i], LM_MATH_EXACT, 0, 0);
+        struct hidden_check c = {ref.m, 0, 0};
+        lm_session_set_tap(r.s, 1u << LM_TAP_INPUT | 1u << LM_TAP_LAYER, check_hidden, &c);
+        float *got = malloc(ref.n * r.vocab * sizeof *got);
+        assert_non_null(got);
+        must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
+        double worst = max_diff(got, ref.logits, ref.n * r.vocab);
+        print_message("%s: logits within %.2g, hidden states within %.2g\n", with_reference[i], worst, c.max);
+        assert_true(worst < 1e-4);
+        assert_true(c.max < 1e-4);
+        assert_int_equal(c.seen, lm_engine_config(r.g)->n_layers + 1);
+        free(got);
+        stop(&r);
+        close_reference(&ref);
+    }
+}
+
+static int32_t argmax(const float *x, size_t n)
+{
+    return lm_sample(&(struct lm_sampling){0}, x, n);
+}
+
+static size_t json_ids(json_t *root, const char *key, int32_t *ids, size_t cap)
+{
+    json_t *a = json_object_get(root, key);
+    size_t n = json_array_size(a);
+
+    assert_in_range(n, 1, cap);
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (int32_t)json_integer_value(json_array_get(a, i));
+    return n;
+}
+
+static void greedy_ids(void **state)
+{
+    int32_t prompt[64], want[64];
+    json_t *root = json_load_file(SAMPLE "/reference.json", 0, NULL);
+    struct run r;
+    struct lm_err e = {0};
+
+    (void)state;
+    assert_non_null(root);
+    size_t n_prompt = json_ids(root, "prompt_ids", prompt, 64), n = json_ids(root, "greedy_ids", want, 64);
+    json_decref(root);
+    assert_int_equal(n, 48);
+    start(&r, SAMPLE, LM_MATH_EXACT, 0, 0);
+    float *logits = malloc(r.vocab * sizeof *logits);
+    assert_non_null(logits);
+    must(lm_session_eval(r.s, prompt, n_prompt, LM_LOGITS_LAST, logits, &e), &e);
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = argmax(logits, r.vocab);
+        assert_int_equal(id, want[i]);
+        must(lm_session_eval(r.s, &id, 1, LM_LOGITS_LAST, logits, &e), &e);
+    }
+    free(logits);
+    stop(&r);
+}
+
+/* ---- what does not change a result */
+
+static float *eval_in_chunks(const char *model, enum lm_math math, int threads, size_t chunk, size_t *n_out)
+{
+    struct reference ref;
+    struct run r;
+    struct lm_err e = {0};
+
+    open_reference(&ref, model);
+    start(&r, model, math, threads, 0);
+    float *got = malloc(ref.n * r.vocab * sizeof *got);
+    assert_non_null(got);
+    for (size_t i = 0; i < ref.n; i += chunk) {
+        size_t n = ref.n - i < chunk ? ref.n - i : chunk;
+        must(lm_session_eval(r.s, ref.ids + i, n, LM_LOGITS_ALL, got + i * r.vocab, &e), &e);
+    }
+    *n_out = ref.n * r.vocab;
+    stop(&r);
+    close_reference(&ref);
+    return got;
+}
+
+static void chunks_and_threads_change_no_bit(void **state)
+{
+    static const char *const models[] = {SAMPLE, MODELS "tiny-llama-bias", MODELS "tiny-gpt2", MODELS "tiny-gpt2-hub"};
+    static const struct { int threads; size_t chunk; } ways[] = {{1, 1000}, {2, 1000}, {3, 1}, {2, 7}, {1, 33}};
+
+    (void)state;
+    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
+        size_t n, n2;
+        float *first = eval_in_chunks(models[m], LM_MATH_EXACT, ways[0].threads, ways[0].chunk, &n);
+        for (size_t i = 1; i < sizeof ways / sizeof *ways; i++) {
+            float *other = eval_in_chunks(models[m], LM_MATH_EXACT, ways[i].threads, ways[i].chunk, &n2);
+            assert_int_equal(n, n2);
+            assert_memory_equal(first, other, n * sizeof *first);
+            free(other);
+        }
+        free(first);
+    }
+}
+
+/* LAST takes a short cut through the last layer; the bits must be ALL's. */
+static void last_equals_all(void **state)
+{
+    struct reference ref;
+    struct run r;
+    struct lm_err e = {0};
+    enum { N = 40 };
+
+    (void)state;
+    open_reference(&ref, SAMPLE);
+    start(&r, SAMPLE, LM_MATH_EXACT, 0, 0);
+    float *all = malloc(N * r.vocab * sizeof *all), *last = malloc(r.vocab * sizeof *last);
+    assert_non_null(all);
+    assert_non_null(last);
+    must(lm_session_eval(r.s, ref.ids, N, LM_LOGITS_ALL, all, &e), &e);
+    lm_session_rewind(r.s, 0);
+    must(lm_session_eval(r.s, ref.ids, N - 9, LM_LOGITS_NONE, NULL, &e), &e);
+    must(lm_session_eval(r.s, ref.ids + N - 9, 9, LM_LOGITS_LAST, last, &e), &e);
+    assert_memory_equal(last, all + (N - 1) * r.vocab, r.vocab * sizeof *last);
+    assert_int_equal(lm_session_n_past(r.s), N);
+    free(all);
+    free(last);
+    stop(&r);
+    close_reference(&ref);
+}
+
+/* A wrong turn, taken back, leaves no trace. */
+static void rewind_forgets(void **state)
+{
+    static const int32_t wrong[] = {5, 9, 2, 2, 700, 31};
+    struct reference ref;
+    struct run r;
+    struct lm_err e = {0};
+
+    (void)state;
+    open_reference(&ref, SAMPLE);
+    start(&r, SAMPLE, LM_MATH_EXACT, 0, 0);
+    float *a = malloc(r.vocab * sizeof *a), *b = malloc(r.vocab * sizeof *b);
+    assert_non_null(a);
+    assert_non_null(b);
+    must(lm_session_eval(r.s, ref.ids, 30, LM_LOGITS_LAST, a, &e), &e);
+    lm_session_rewind(r.s, 20);
+    assert_int_equal(lm_session_n_past(r.s), 20);
+    must(lm_session_eval(r.s, wrong, 6, LM_LOGITS_LAST, b, &e), &e);
+    assert_true(max_diff(a, b, r.vocab) > 0.1);
+    lm_session_rewind(r.s, 20);
+    lm_session_rewind(r.s, 400); /* later than now: nothing to forget */
+    assert_int_equal(lm_session_n_past(r.s), 20);
+    must(lm_session_eval(r.s, ref.ids + 20, 10, LM_LOGITS_LAST, b, &e), &e);
+    assert_memory_equal(a, b, r.vocab * sizeof *a);
+    free(a);
+    free(b);
+    stop(&r);
+    close_reference(&ref);
+}
+
+/* ---- quick arithmetic */
+
+static void fast_is_close(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_MODELS; i++) {
+        struct reference ref;
+        struct run r;
+        struct lm_err e = {0};
+        open_reference(&ref, with_reference[i]);
+        start(&r, with_reference[i], LM_MATH_FAST, 0, 0);
+        float *got = malloc(ref.n * r.vocab * sizeof *got);
+        assert_non_null(got);
+        must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
+        struct lm_divergence d = {0};
+        for (size_t t = 0; t < ref.n; t++)
+            lm_divergence_add(&d, ref.logits + t * r.vocab, got + t * r.vocab, r.vocab, -1);
+        lm_divergence_finish(&d);
+        print_message("%s: fast, mean KLD %.2g\n", with_reference[i], d.kld_mean);
+        assert_true(d.kld_mean < 1e-3);
+        free(got);
+        stop(&r);
+        close_reference(&ref);
+    }
+}
+
+/* ---- taps and injection */
+
+struct tap_log {
+    size_t calls[LM_TAP_LAYER + 1];
+    size_t width[LM_TAP_LAYER + 1];
+    double prob_error;
+    float *input;  /* of layer 1: what layer 0 gave */
+    float *output; /* of the last layer */
+    int n_layers;
+};
+
+static int log_tap(void *user, enum lm_tap_point point, int layer, const float *data, size_t n, size_t width,
+                   size_t pos0, struct lm_err *e)
+{
+    struct tap_log *log = user;
+
+    (void)e, (void)pos0;
+    log->calls[point]++;
+    log->width[point] = width;
+    for (size_t h = 0; point == LM_TAP_PROBS && h < n; h++) {
+        double sum = 0;
+        for (size_t i = 0; i < width; i++)
+            sum += (double)data[h * width + i];
+        log->prob_error = fmax(log->prob_error, fabs(sum - 1));
+    }
+    if (point == LM_TAP_LAYER && layer == 0)
+        memcpy(log->input, data, n * width * sizeof *data);
+    if (point == LM_TAP_LAYER && layer == log->n_layers - 1)
+        memcpy(log->output, data, n * width * sizeof *data);
+    return 0;
+}
+
+static void taps_show_and_injection_replaces(void **state)
+{
+    static const int32_t ids[] = {689, 2121, 314, 2957, 354, 667, 295, 275}, zeros[8];
+    struct run r;
+    struct lm_err e = {0};
+
+    (void)state;
+    start(&r, SAMPLE, LM_MATH_EXACT, 0, 0);
+    const struct lm_config *c = lm_engine_config(r.g);
+    struct tap_log log = {.input = malloc(8 * r.d * 4), .output = malloc(8 * r.d * 4), .n_layers = (int)c->n_layers};
+    float *first = malloc(8 * r.d * 4), *layer1 = malloc(8 * r.d * 4);
+    lm_session_set_tap(r.s, 0xff, log_tap, &log);
+    must(lm_session_eval(r.s, ids, 8, LM_LOGITS_NONE, NULL, &e), &e);
+    assert_int_equal(log.calls[LM_TAP_EMBED], 1);
+    assert_int_equal(log.calls[LM_TAP_INPUT], 1);
+    for (int p = LM_TAP_Q; p <= LM_TAP_LAYER; p++)
+        assert_int_equal(log.calls[p], c->n_layers);
+    assert_int_equal(log.width[LM_TAP_Q], c->n_heads * c->d_head);
+    assert_int_equal(log.width[LM_TAP_K], c->n_kv_heads * c->d_head);
+    assert_int_equal(log.width[LM_TAP_PROBS], 8);
+    assert_true(log.prob_error < 1e-6);
+
+    /* Other tokens, but layer 1 is given what the first run's layer 0 gave. */
+    memcpy(first, log.output, 8 * r.d * 4);
+    memcpy(layer1, log.input, 8 * r.d * 4);
+    lm_session_rewind(r.s, 0);
+    lm_session_inject(r.s, 1, layer1);
+    must(lm_session_eval(r.s, zeros, 8, LM_LOGITS_NONE, NULL, &e), &e);
+    assert_memory_equal(first, log.output, 8 * r.d * 4);
+    lm_session_inject(r.s, 1, NULL);
+    lm_session_rewind(r.s, 0);
+    must(lm_session_eval(r.s, zeros, 8, LM_LOGITS_NONE, NULL, &e), &e);
+    assert_true(max_diff(first, log.output, 8 * r.d) > 0.01);
+    free(log.input);
+    free(log.output);
+    free(first);
+    free(layer1);
+    stop(&r);
+}
+
+static int failing_tap(void *user, enum lm_tap_point point, int layer, const float *data, size_t n, size_t width,
+                       size_t pos0, struct lm_err *e)
+{
+    (void)user, (void)point, (void)layer, (void)data, (void)n, (void)width, (void)pos0;
+    return lm_err_set(e, LM_INTERRUPTED, "enough");
+}
+
+/* ---- what is refused */
+
+static void bad_input_is_refused(void **state)
+{
+    int32_t ids[600] = {1, 2, 3};
+    struct run r;
+    struct lm_err e = {0};
+    float *logits;
+
+    (void)state;
+    start(&r, SAMPLE, LM_MATH_EXACT, 1, 0);
+    logits = malloc(r.vocab * sizeof *logits);
+    ids[1] = 4096;
+    assert_int_equal(lm_session_eval(r.s, ids, 3, LM_LOGITS_LAST, logits, &e), -1);
+    assert_int_equal(e.code, LM_USAGE);
+    assert_non_null(strstr(e.text, "4096"));
+    ids[1] = -1;
+    assert_int_equal(lm_session_eval(r.s, ids, 3, LM_LOGITS_LAST, logits, &e), -1);
+    ids[1] = 4095;
+    assert_int_equal(lm_session_n_past(r.s), 0);
+    must(lm_session_eval(r.s, ids, 3, LM_LOGITS_LAST, logits, &e), &e);
+    assert_int_equal(lm_engine_ctx_len(r.g), 512);
+    assert_int_equal(lm_session_eval(r.s, ids, 510, LM_LOGITS_LAST, logits, &e), -1);
+    assert_int_equal(e.code, LM_LIMIT);
+    assert_non_null(strstr(e.text, "512"));
+    must(lm_session_eval(r.s, ids, 509, LM_LOGITS_LAST, logits, &e), &e);
+    assert_int_equal(lm_session_eval(r.s, ids, 1, LM_LOGITS_LAST, logits, &e), -1);
+    lm_session_rewind(r.s, 0);
+    lm_session_set_tap(r.s, 1u << LM_TAP_LAYER, failing_tap, NULL);
+    assert_int_equal(lm_session_eval(r.s, ids, 3, LM_LOGITS_NONE, NULL, &e), -1);
+    assert_int_equal(e.code, LM_INTERRUPTED);
+    assert_int_equal(lm_session_n_past(r.s), 0);
+    free(logits);
+    stop(&r);
+}
+
+static void bad_options_are_refused(void **state)
+{
+    static const char *const devices[] = {"gpu", "cuda:", "cuda:x", "cuda:99999", "CPU", ""};
+    struct lm_model *m;
+    struct lm_engine *g;
+    struct lm_err e = {0};
+
+    (void)state;
+    must(lm_model_open(&m, MODELS "tiny-gpt2", &e), &e);
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        struct lm_engine_options o = {devices[i], LM_MATH_EXACT, 1, 0};
+        assert_int_equal(lm_engine_open(&g, m, &o, &e), -1);
+        assert_int_equal(e.code, LM_USAGE);
+    }
+    /* GPT-2 has learned 96 positions and no more. */
+    assert_int_equal(lm_engine_open(&g, m, &(struct lm_engine_options){"cpu", LM_MATH_EXACT, 1, 97}, &e), -1);
+    assert_int_equal(e.code, LM_LIMIT);
+    assert_non_null(strstr(e.text, "96"));
+    lm_model_close(m);
+    /* RoPE goes on past the trained context. */
+    struct run r;
+    start(&r, MODELS "tiny-llama", LM_MATH_EXACT, 1, 300);
+    assert_int_equal(lm_engine_ctx_len(r.g), 300);
+    stop(&r);
+}
+
+/* Every path tried is named; "auto" goes on without. */
+static void missing_plugin_is_named(void **state)
+{
+    struct lm_model *m;
+    struct lm_engine *g;
+    struct lm_err e = {0};
+    char what[256];
+
+    (void)state;
+    setenv("LM_PLUGIN_PATH", "/nonexistent/one:/nonexistent/two", 1);
+    must(lm_model_open(&m, MODELS "tiny-llama", &e), &e);
+    assert_int_equal(lm_engine_open(&g, m, &(struct lm_engine_options){"cuda", LM_MATH_EXACT, 1, 0}, &e), -1);
+    assert_int_equal(e.code, LM_MISSING);
+    assert_non_null(strstr(e.text, "/nonexistent/one/libmodel-cuda.so"));
+    assert_non_null(strstr(e.text, "/nonexistent/two/libmodel-cuda.so"));
+    must(lm_engine_open(&g, m, &(struct lm_engine_options){"auto", LM_MATH_EXACT, 1, 0}, &e), &e);
+    lm_engine_describe(g, what, sizeof what);
+    assert_non_null(strstr(what, "cpu, 1 thread,"));
+    lm_engine_close(g);
+    lm_engine_devices(what, sizeof what);
+    assert_non_null(strstr(what, "cuda: the plugin libmodel-cuda.so was not found"));
+    lm_model_close(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(missing_plugin_is_named), /* first: the search happens once */
+        cmocka_unit_test(reference_logits),
+        cmocka_unit_test(greedy_ids),
+        cmocka_unit_test(chunks_and_threads_change_no_bit),
+        cmocka_unit_test(last_equals_all),
+        cmocka_unit_test(rewind_forgets),
+        cmocka_unit_test(fast_is_close),
+        cmocka_unit_test(taps_show_and_injection_replaces),
+        cmocka_unit_test(bad_input_is_refused),
+        cmocka_unit_test(bad_options_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,236 @@
+/* lm-verify finds what is wrong, where, and only then. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <glob.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cmd/verify.h"
+
+#define MODELS "tests/fixtures/models/"
+
+/* lm-verify of this build with arguments for the shell; its exit code, its JSON
+ * (or NULL) and what it said. */
+static int verify_with(json_t **out, char *said, size_t size, const char *format, ...)
+{
+    char self[PATH_MAX], args[2 * PATH_MAX], line[4 * PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    va_list ap;
+
+    assert_true(n > 0);
+    self[n] = '\0';
+    for (int up = 0; up < 2; up++)
+        *strrchr(self, '/') = '\0';
+    va_start(ap, format);
+    vsnprintf(args, sizeof args, format, ap);
+    va_end(ap);
+    snprintf(line, sizeof line, "'%s/lm-verify' --json --device cpu %s 2>&1", self, args);
+    FILE *f = popen(line, "r");
+    assert_non_null(f);
+    n = (ssize_t)fread(said, 1, size - 1, f);
+    said[n] = '\0';
+    int status = pclose(f);
+    *out = json_loads(said, 0, NULL);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static double number(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+
+    assert_true(json_is_number(v));
+    return json_number_value(v);
+}
+
+static void test_dtype_error_order(void **state)
+{
+    static const enum lm_dtype by_error[] = {LM_F64, LM_F32, LM_F16, LM_BF16, LM_Q8_0, LM_Q6_K, LM_Q5_K, LM_Q4_K,
+                                             LM_Q3_K, LM_Q2_K};
+
+    (void)state;
+    for (size_t i = 1; i < sizeof by_error / sizeof by_error[0]; i++)
+        assert_true(verify_dtype_error(by_error[i]) >= verify_dtype_error(by_error[i - 1]));
+    for (int d = 0; d < LM_N_DTYPES; d++)
+        if (lm_dtype_info((enum lm_dtype)d)->kind == LM_KIND_QUANT)
+            assert_in_range((uint64_t)(1e6 * verify_dtype_error((enum lm_dtype)d)), 1, 1000000);
+}
+
+static void test_equal_to_itself(void **state)
+{
+    char said[65536];
+    json_t *o;
+
+    (void)state;
+    assert_int_equal(verify_with(&o, said, sizeof said, MODELS "tiny-llama " MODELS "tiny-llama"), 0);
+    assert_true(number(o, "max_abs_logit_diff") == 0);
+    assert_true(number(o, "kld_max") == 0);
+    assert_true(number(o, "top1_agreement") == 1);
+    assert_true(json_is_null(json_object_get(o, "first_divergent_layer")));
+    assert_true(number(o, "ppl_a") == number(o, "ppl_b"));
+    json_decref(o);
+}
+
+static void test_every_reference(void **state)
+{
+    glob_t g;
+
+    (void)state;
+    assert_int_equal(glob(MODELS "*/reference.safetensors", 0, NULL, &g), 0);
+    assert_true(g.gl_pathc >= 8);
+    for (size_t i = 0; i < g.gl_pathc; i++) {
+        char said[65536];
+        json_t *o;
+        int code = verify_with(&o, said, sizeof said, "'%.*s' --reference '%s' --max-diff 2e-5",
+                               (int)(strrchr(g.gl_pathv[i], '/') - g.gl_pathv[i]), g.gl_pathv[i], g.gl_pathv[i]);
+        if (code != 0)
+            fail_msg("%s: %s", g.gl_pathv[i], said);
+        json_decref(o);
+    }
+    globfree(&g);
+}
+
+static void test_reference_beyond(void **state)
+{
+    char said[65536];
+    json_t *o;
+
+    (void)state;
+    /* Logits of other weights: every layer is another one. */
+    assert_int_equal(verify_with(&o, said, sizeof said,
+                                 MODELS "tiny-llama-bias --reference " MODELS "tiny-llama-linear/reference.safetensors"),
+                     1);
+    assert_true(json_is_false(json_object_get(o, "passed")));
+    assert_true(json_is_integer(json_object_get(o, "first_divergent_layer")));
+    json_decref(o);
+}
+
+static void test_other_vocabulary(void **state)
+{
+    char said[65536];
+    json_t *o;
+
+    (void)state;
+    assert_int_equal(verify_with(&o, said, sizeof said, MODELS "tiny-llama samples/polish-5m"), 3);
+    assert_null(o);
+    assert_non_null(strstr(said, "the vocabularies differ"));
+}
+
+static void test_wrong_use(void **state)
+{
+    char said[65536];
+    json_t *o;
+
+    (void)state;
+    assert_int_equal(verify_with(&o, said, sizeof said, MODELS "tiny-llama"), 2);
+    assert_non_null(strstr(said, "a second model, or --reference"));
+    assert_int_equal(verify_with(&o, said, sizeof said, "a b --reference c"), 2);
+    assert_int_equal(verify_with(&o, said, sizeof said,
+                                 MODELS "tiny-llama " MODELS "tiny-llama --text samples/polish-5m/README.md"), 3);
+    assert_non_null(strstr(said, "has a tokenizer for --text"));
+    assert_int_equal(verify_with(&o, said, sizeof said,
+                                 MODELS "tiny-llama --reference " MODELS "tiny-llama/model.safetensors"), 3);
+    assert_non_null(strstr(said, "no tensor called input_ids"));
+}
+
+/* ---- a model with one wrong matrix */
+
+static void put_file(const char *folder, const char *name, struct lm_span data)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data.data, 1, data.size, f), data.size);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* Rows of each head [2, d/2] -> [d/2, 2]: what is left when a converter does it once too often. */
+static void permute_rows(uint8_t *to, const uint8_t *from, size_t n_heads, size_t d_head, size_t row)
+{
+    for (size_t h = 0; h < n_heads; h++)
+        for (size_t half = 0; half < 2; half++)
+            for (size_t j = 0; j < d_head / 2; j++)
+                memcpy(to + (h * d_head + 2 * j + half) * row, from + (h * d_head + half * d_head / 2 + j) * row, row);
+}
+
+/* A copy of the model in src whose K of `layer` is permuted once more. */
+static void write_wrong(const char *src, const char *folder, int layer)
+{
+    struct lm_model *m;
+    struct lm_config c;
+    struct lm_span side;
+    struct lm_err e;
+    char name[100];
+
+    assert_int_equal(lm_model_open(&m, src, &e), 0);
+    assert_int_equal(lm_config_read(&c, m, NULL, &e), 1);
+    snprintf(name, sizeof name, "model.layers.%d.self_attn.k_proj.weight", layer);
+    const struct lm_tensor *k = lm_model_find(m, name);
+    assert_non_null(k);
+    struct lm_span file = lm_model_file(m, 0)->map;
+    uint8_t *copy = malloc(file.size);
+    memcpy(copy, file.data, file.size);
+    permute_rows(copy + k->offset, k->data, c.n_kv_heads, c.d_head, k->n_bytes / k->shape[0]);
+    put_file(folder, "model.safetensors", lm_span_of(copy, file.size));
+    for (size_t i = 0; lm_sidecar_names[i]; i++)
+        if (lm_model_sidecar(m, lm_sidecar_names[i], &side, &e) == 1)
+            put_file(folder, lm_sidecar_names[i], side);
+    free(copy);
+    lm_model_close(m);
+}
+
+static void remove_folder(const char *folder)
+{
+    glob_t g;
+    char pattern[PATH_MAX];
+
+    snprintf(pattern, sizeof pattern, "%s/*", folder);
+    if (glob(pattern, 0, NULL, &g) == 0)
+        for (size_t i = 0; i < g.gl_pathc; i++)
+            unlink(g.gl_pathv[i]);
+    globfree(&g);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+static void check_wrong(const char *model, int layer)
+{
+    char folder[] = "/tmp/test_verify.XXXXXX", said[65536];
+    json_t *o;
+
+    assert_non_null(mkdtemp(folder));
+    write_wrong(model, folder, layer);
+    int code = verify_with(&o, said, sizeof said, "%s %s", model, folder);
+    remove_folder(folder);
+    if (code != 1)
+        fail_msg("exit %d: %s", code, said);
+    assert_true(number(o, "kld_mean") > 1e-6);
+    assert_int_equal(json_integer_value(json_object_get(o, "first_divergent_layer")), layer);
+    json_decref(o);
+}
+
+static void test_wrong_k_is_named(void **state)
+{
+    (void)state;
+    check_wrong(MODELS "tiny-llama", 1);
+    check_wrong("samples/polish-5m", 0);
+    check_wrong("samples/polish-5m", 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dtype_error_order), cmocka_unit_test(test_equal_to_itself),
+        cmocka_unit_test(test_every_reference), cmocka_unit_test(test_reference_beyond),
+        cmocka_unit_test(test_other_vocabulary), cmocka_unit_test(test_wrong_use),
+        cmocka_unit_test(test_wrong_k_is_named)};
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
