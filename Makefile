@@ -19,7 +19,7 @@ V       ?= @
 
 VERSION  := $(shell sed -n 's/^\#define LM_VERSION "\(.*\)"/\1/p' libmodel/libmodel.h)
 SOMAJOR  := 0
-PACKAGES := jansson libpcre2-8 libutf8proc zlib
+PACKAGES := jansson libpcre2-8 libutf8proc zlib libcrypto
 
 # ---- compilers and flags
 
@@ -35,7 +35,7 @@ PARSER   := -Wconversion -Wsign-conversion
 # compiler's taste.  Kernels that want fused multiply-add say so by intrinsic.
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -I. $(WARN) -ffp-contract=off -fno-math-errno -fopenmp -fPIC -MMD -MP \
               -DLM_LIBDIR='"$(PREFIX)/lib/libmodel/$(SOMAJOR)"' $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
-LDLIBS   := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -ldl -lpthread
+LDLIBS   := -Wl,--as-needed $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -ldl -lpthread
 
 ifeq ($(config),release)
 CFLAGS_ALL += -O3 -g
@@ -120,7 +120,8 @@ $(BUILD)/libmodel.pc: Makefile libmodel/libmodel.h
 	    'Requires.private: $(PACKAGES)' 'Libs: -L$${libdir} -lmodel' 'Libs.private: -lm -ldl -lpthread -fopenmp' \
 	    'Cflags: -I$${includedir}' > $@
 
-link = @echo "  LD    $@"; $(CC) $(LDFLAGS) -fopenmp -rdynamic -o $@ $(1) $(rooms) $(2) $(LDLIBS)
+# Libraries beside the folder of a program come first: that is what a bundle has.
+link = @echo "  LD    $@"; $(CC) $(LDFLAGS) -fopenmp -rdynamic -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $(1) $(rooms) $(2) $(LDLIBS)
 
 $(BUILD)/lm: $(BUILD)/cmd/lm.o $(rooms)
 	$(call link,$<)
@@ -153,7 +154,9 @@ fuzzers: $(fuzzers)
 .PHONY: plugin
 ifneq ($(and $(NVCC),$(cu_src)),)
 plugin: $(BUILD)/libmodel-cuda.so
-NVFLAGS := -std=c++17 -O3 -I. -Xcompiler -fPIC,-Wall,-Wextra -lineinfo --expt-relaxed-constexpr \
+# No contraction, as for C: a sum must not depend on which kernel it is in.
+NVFLAGS := -std=c++17 -O3 -fmad=false -I. -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -lineinfo \
+           --expt-relaxed-constexpr --compress-mode=size \
            -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
            -gencode arch=compute_90,code=compute_90
 cu_obj := $(patsubst %.cu,$(BUILD)/%.cu.o,$(cu_src))
@@ -163,8 +166,9 @@ $(BUILD)/%.cu.o: %.cu $(wildcard gpu/*.cuh gpu/*.h libmodel/*.h)
 	$(V)$(NVCC) $(NVFLAGS) -c -o $@ $<
 $(BUILD)/libmodel-cuda.so: $(cu_obj) $(alib)
 	@echo "  LD    $@"
-	$(V)$(NVCC) -shared -o $@ $(cu_obj) $(alib) -lcublas -lcublasLt -Xcompiler -fopenmp \
-	    -Xlinker --exclude-libs,ALL $(LDLIBS)
+	$(V)$(NVCC) -shared -o $@ $(cu_obj) $(alib) -Xcompiler -fopenmp -Xlinker --exclude-libs,ALL \
+	    -Xlinker --as-needed -Xlinker -z -Xlinker defs -Xlinker -rpath -Xlinker '$$ORIGIN/../..' \
+	    -lcublas $(filter -l% -L%,$(LDLIBS))
 else
 plugin:
 	@echo "  --    no nvcc here: the CUDA plugin is not built, every command runs on the CPU"
@@ -181,7 +185,7 @@ bench: all $(benches)
 check-layers:
 	$(V)tests/check-layers
 
-gpu-check: all $(tests)
+gpu-check: all $(tests) $(BUILD)/bench/bench_cuda
 	$(V)tests/gpu/check $(BUILD)
 
 # ---- what users get
@@ -202,7 +206,7 @@ install: all
 	    $(BUILD)/$$c --man > $(DESTDIR)$(PREFIX)/share/man/man1/$$c.1 && \
 	    $(BUILD)/$$c --completions > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$c || exit 1; done
 
-bundle: all $(tests)
+bundle: all $(BUILD)/tests/test_cuda $(BUILD)/bench/bench_cuda
 	$(V)tests/make-bundle $(BUILD) build/bundle
 
 clean:

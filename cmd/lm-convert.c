@@ -1,5 +1,6 @@
 /* lm-convert: a checkpoint in another container, with an account of every tensor. */
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "cmd/account.h"
 
@@ -69,15 +70,24 @@ static bool ends_with(const char *s, const char *suffix)
     return n >= k && strcmp(s + n - k, suffix) == 0;
 }
 
+static bool is_folder(const char *path)
+{
+    struct stat s;
+
+    return path[strlen(path) - 1] == '/' || (stat(path, &s) == 0 && S_ISDIR(s.st_mode));
+}
+
 static int make_request(struct lm_request *r, const struct options *o, const char *dst, struct lm_err *e)
 {
     const char *to = formats[o->to];
 
+    if (!*dst)
+        return lm_err_set(e, LM_USAGE, "the destination has no name");
     if (o->to == 0)
-        to = ends_with(dst, ".gguf") ? "gguf" : ends_with(dst, ".safetensors") || dst[strlen(dst) - 1] == '/'
-                                                    ? "safetensors" : NULL;
+        to = ends_with(dst, ".gguf") ? "gguf" : ends_with(dst, ".safetensors") || is_folder(dst) ? "safetensors" : NULL;
     if (!to)
-        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: add --to gguf or --to safetensors", dst);
+        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: name it .gguf or .safetensors, or a folder with / at the end, or add "
+                          "--to", dst);
     *r = (struct lm_request){.to = lm_format_find(to), .dtype = o->dtype ? lm_dtype_find(dtypes[o->dtype]) : -1,
                              .max_file_bytes = o->split, .name = o->name, .allow_unknown = o->allow_unknown,
                              .bare = strcmp(to, "safetensors") == 0 && ends_with(dst, ".safetensors")};

@@ -45,7 +45,9 @@ static bool common_rows(const struct lmc_canon *a, const struct lmc_canon *b, st
     if (!same_rest || a->it.src->n_elems == 0)
         return n == m && memcmp(x, y, n * sizeof *x) == 0;
     if (n > 0 && x[0] != y[0]) {
-        if (n < 2 || a->it.transform != LM_T_NONE || b->it.transform != LM_T_NONE)
+        /* Only a vocabulary grows; elsewhere another height is another model. */
+        bool vocab = !a->known || a->it.role == LM_ROLE_TOKEN_EMBD || a->it.role == LM_ROLE_OUTPUT;
+        if (n < 2 || !vocab)
             return false;
         *added = (int64_t)y[0] - (int64_t)x[0];
     }
@@ -55,21 +57,21 @@ static bool common_rows(const struct lmc_canon *a, const struct lmc_canon *b, st
     return true;
 }
 
-static struct lm_diff_tensor *add_tensor(struct work *w, const struct lmc_canon *a, const struct lmc_canon *b,
-                                         enum lm_diff_kind kind)
+/* x names it. */
+static struct lm_diff_tensor *add_tensor(struct work *w, const struct lmc_canon *x, const struct lmc_canon *a,
+                                         const struct lmc_canon *b, enum lm_diff_kind kind)
 {
     struct lm_diff_tensor *t = &w->d->tensors[w->d->n_tensors++];
-    const struct lmc_canon *any = a ? a : b;
 
-    *t = (struct lm_diff_tensor){.kind = kind, .role = any->it.role, .layer = any->it.layer,
+    *t = (struct lm_diff_tensor){.kind = kind, .role = x->it.role, .layer = x->it.layer,
                                  .a = a ? a->it.src : NULL, .b = b ? b->it.src : NULL,
-                                 .name = lm_arena_str(&w->d->arena, lm_span_str(any->name))};
+                                 .name = lm_arena_str(&w->d->arena, lm_span_str(x->name))};
     return t;
 }
 
-static void add_pair(struct work *w, const struct lmc_canon *a, const struct lmc_canon *b, const char *what)
+static void add_pair(struct work *w, const struct lmc_canon *a, const struct lmc_canon *b, struct lm_diff_tensor *t,
+                     const char *what)
 {
-    struct lm_diff_tensor *t = add_tensor(w, a, b, LM_DIFF_SHAPE);
     struct lmc_pair *p = &w->pairs[w->n_pairs];
 
     *p = (struct lmc_pair){.a = a, .b = b};
@@ -99,15 +101,14 @@ static const struct lmc_canon *tied_to(const struct lmc_canon *x, const struct l
 
 static void add_single(struct work *w, const struct lmc_canon *x, bool in_a)
 {
-    const struct lmc_canon *tied = tied_to(x, in_a ? w->b : w->a);
-    static const char *const why = "against the embedding, to which the other side ties it";
+    const struct lmc_canon *tied = tied_to(x, in_a ? w->b : w->a), *a = in_a ? x : tied, *b = in_a ? tied : x;
+    enum lm_diff_kind kind = tied ? LM_DIFF_SHAPE : in_a ? LM_DIFF_ONLY_A : LM_DIFF_ONLY_B;
 
     if (x->derived)
         return;
+    struct lm_diff_tensor *t = add_tensor(w, x, a, b, kind);
     if (tied)
-        add_pair(w, in_a ? x : tied, in_a ? tied : x, why);
-    else
-        add_tensor(w, in_a ? x : NULL, in_a ? NULL : x, in_a ? LM_DIFF_ONLY_A : LM_DIFF_ONLY_B);
+        add_pair(w, a, b, t, "against the embedding, to which the other side ties it");
 }
 
 static int match(struct work *w, struct lm_err *e)
@@ -124,12 +125,11 @@ static int match(struct work *w, struct lm_err *e)
     qsort(b->of, b->n, sizeof *b->of, lmc_canon_by_name);
     while (i < a->n || k < b->n) {
         int d = i == a->n ? 1 : k == b->n ? -1 : strcmp(a->of[i].name, b->of[k].name);
+        const struct lmc_canon *x = d <= 0 ? &a->of[i++] : NULL, *y = d >= 0 ? &b->of[k++] : NULL;
         if (d == 0)
-            add_pair(w, &a->of[i++], &b->of[k++], NULL);
-        else if (d < 0)
-            add_single(w, &a->of[i++], true);
+            add_pair(w, x, y, add_tensor(w, x, x, y, LM_DIFF_SHAPE), NULL);
         else
-            add_single(w, &b->of[k++], false);
+            add_single(w, d < 0 ? x : y, d < 0);
     }
     return 0;
 }
@@ -194,7 +194,7 @@ static bool set_quantized(struct lm_diff_tensor *t, const struct lmc_pair *p, st
                             lm_dtype_name(coarse->dtype));
     else
         t->what = lmc_print(arena, "%s to %s%s", lm_dtype_name(fine->dtype), lm_dtype_name(coarse->dtype),
-                            p->s.ref_any && p->s.ref_exact && own == 0 ? ", exactly as the reference quantizer does" : "");
+                            p->s.ref_any && p->s.ref_exact && own == 0 ? ", as the reference quantizer makes it (a sample was checked)" : "");
     return true;
 }
 
@@ -202,8 +202,14 @@ static bool set_cast(struct lm_diff_tensor *t, const struct lmc_pair *p, struct 
 {
     const struct lm_tensor *coarse = p->fine_is_a ? t->b : t->a, *fine = p->fine_is_a ? t->a : t->b;
 
-    if (coarse->dtype == fine->dtype || is_quant(coarse) || is_quant(fine) || p->s.n_not_cast > 0 ||
-        !lm_dtype_info(coarse->dtype)->from_f32)
+    if (coarse->dtype == fine->dtype || is_quant(coarse) || is_quant(fine))
+        return false;
+    if (p->s.n_not_cast[0] > 0) {
+        const struct lm_tensor *other = coarse;
+        coarse = fine;
+        fine = other;
+    }
+    if (p->s.n_not_cast[0] > 0 && p->s.n_not_cast[1] > 0)
         return false;
     t->kind = LM_DIFF_CAST;
     t->what = lmc_print(arena, "%s rounded to %s", lm_dtype_name(fine->dtype), lm_dtype_name(coarse->dtype));

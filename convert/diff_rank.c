@@ -150,7 +150,7 @@ uint32_t lmc_sketch_rank(const struct lmc_sketch *s, uint64_t rows, uint64_t col
         return 0;
     gram(s, g);
     tridiagonal(g, d, e);
-    double top = largest_eigenvalue(d, e), edge = 1.25 * noise_edge(rows, cols, noise);
+    double top = largest_eigenvalue(d, e), edge = 2 * noise_edge(rows, cols, noise);
     /* The Gram matrix squares: 1e-6 of the largest singular value is what doubles can tell from nothing. */
     if (top > 0)
         rank = count_above(d, e, fmax(edge * edge, top * 1e-12));

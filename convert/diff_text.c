@@ -82,7 +82,7 @@ static int config_notes(struct lm_diff *d, struct lm_model *ma, struct lm_model 
 
 static const char *json_text(struct lm_diff *d, const json_t *v)
 {
-    char *text = v ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    char *text = v ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)) : NULL;
     const char *kept = text ? cut(d, lm_span_str(text)) : NULL;
 
     free(text);

@@ -149,14 +149,19 @@ static const struct lm_dtype_info *info_of(const struct lmc_canon *c)
     return lm_dtype_info(c->it.src->dtype);
 }
 
-static void check_cast(struct lmc_sums *s, const struct lm_dtype_info *coarse, const float *fine, const uint8_t *raw,
-                       size_t n, uint8_t *room)
+/* Elements of raw that are not the values of `fine`, rounded. */
+static uint64_t not_cast(const struct lm_dtype_info *coarse, const float *fine, const uint8_t *raw, size_t n, uint8_t *room)
 {
+    uint64_t bad = 0;
+
+    if (!coarse->from_f32)
+        return n;
     coarse->from_f32(room, fine, n);
-    if (memcmp(room, raw, lm_dtype_bytes((enum lm_dtype)lm_dtype_find(coarse->name), n)) == 0)
-        return;
+    if (memcmp(room, raw, n / coarse->block_elems * coarse->block_bytes) == 0)
+        return 0;
     for (size_t i = 0; i < n; i++)
-        s->n_not_cast += memcmp(room + i * coarse->block_bytes, raw + i * coarse->block_bytes, coarse->block_bytes) != 0;
+        bad += memcmp(room + i * coarse->block_bytes, raw + i * coarse->block_bytes, coarse->block_bytes) != 0;
+    return bad;
 }
 
 static void sample_quantizer(struct lmc_sums *s, const struct lm_dtype_info *coarse, const float *fine,
@@ -186,14 +191,20 @@ static int add_rounding(struct lmc_sums *s, const struct lmc_pair *p, struct scr
     const uint8_t *raw = p->fine_is_a ? raw_b : raw_a;
 
     s->worst = worst_of(fine, w->d, n);
-    if (!coarse->from_f32 || p->a->it.src->dtype == p->b->it.src->dtype)
+    if (p->a->it.src->dtype == p->b->it.src->dtype)
         return 0;
     if (lmc_room_fit(&w->packed, (size_t)PIECE * 8, e))
         return -1;
-    if (coarse->kind == LM_KIND_QUANT)
-        sample_quantizer(s, coarse, fine, raw, n, w->packed.data);
-    else
-        check_cast(s, coarse, fine, raw, n, w->packed.data);
+    if (coarse->kind == LM_KIND_QUANT) {
+        if (coarse->from_f32)
+            sample_quantizer(s, coarse, fine, raw, n, w->packed.data);
+        return 0;
+    }
+    s->n_not_cast[0] = not_cast(coarse, fine, raw, n, w->packed.data);
+    /* F16 and BF16: either may be the rounding of the other. */
+    s->n_not_cast[1] = n;
+    if (s->n_not_cast[0] && info_of(p->a)->block_bytes == info_of(p->b)->block_bytes)
+        s->n_not_cast[1] = not_cast(info_of(p->a), w->b, raw_a, n, w->packed.data);
     return 0;
 }
 
@@ -217,7 +228,8 @@ static void merge(struct job *j, struct lmc_pair *p, const struct lmc_sums *s, c
     t->ref_exact = (!t->ref_any || t->ref_exact) && (!s->ref_any || s->ref_exact);
     t->ref_any |= s->ref_any;
     t->n_differ += s->n_differ;
-    t->n_not_cast += s->n_not_cast;
+    t->n_not_cast[0] += s->n_not_cast[0];
+    t->n_not_cast[1] += s->n_not_cast[1];
     t->aa += s->aa;
     t->bb += s->bb;
     t->ab += s->ab;

@@ -29,7 +29,8 @@ struct lmc_pair {
     uint64_t n, rows, cols;       /* compared: whole rows */
     bool fine_is_a;               /* the side with more bits a weight */
     struct lmc_sums {
-        uint64_t n_differ, n_not_cast; /* differing values; values that are not the rounding of the finer side */
+        uint64_t n_differ;
+        uint64_t n_not_cast[2];   /* values that are not the rounding of the finer side; of the other, where neither is */
         double aa, bb, ab, dd, sum_d;
         double largest;
         uint64_t largest_at;

@@ -166,9 +166,14 @@ static int want_all_of(struct back *b, struct lm_span header)
 
 /* ---- all files */
 
+/* The name comes from a file: nothing but a safetensors file beside the others. */
 static bool is_plain_name(struct lm_span s)
 {
-    return s.size > 0 && s.size < 200 && s.data[0] != '.' && !memchr(s.data, '/', s.size) && !memchr(s.data, 0, s.size);
+    static const char end[] = ".safetensors";
+    size_t k = sizeof end - 1;
+
+    return s.size > k && s.size < 200 && s.data[0] != '.' && !memchr(s.data, '/', s.size) &&
+           !memchr(s.data, 0, s.size) && memcmp(s.data + s.size - k, end, k) == 0;
 }
 
 static struct lm_span header_at(const struct lm_meta *m, size_t n_files, size_t i)

@@ -29,11 +29,14 @@ static unsigned first_number(const struct lm_meta *m, const char *arch, const ch
     char key[192];
     const struct lm_meta_value *v;
     uint64_t u = 0;
+    uint32_t first;
 
     snprintf(key, sizeof key, "%.100s.%s", arch, suffix);
     v = lm_meta_get(m, key);
-    if (v && v->type == LM_META_ARRAY && v->n > 0 && (v->elem == LM_META_U32 || v->elem == LM_META_I32))
-        return *(const uint32_t *)v->data & 0x7fffffff;
+    if (v && v->type == LM_META_ARRAY && v->n > 0 && (v->elem == LM_META_U32 || v->elem == LM_META_I32)) {
+        memcpy(&first, v->data, sizeof first);
+        return first & 0x7fffffff;
+    }
     return lm_meta_get_u64(m, key, &u, NULL) == 1 && u <= INT32_MAX ? (unsigned)u : 0;
 }
 

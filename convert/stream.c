@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "convert/stream.h"
@@ -19,7 +20,7 @@ enum {
     PIECE = 128 << 10,          /* elements computed at a time: buffers stay in the second-level cache */
     COPY = 8 << 20,             /* bytes copied at a time */
     WINDOW = 64 << 20,          /* output bytes between nudges to the disk */
-    BOUNCE = 1 << 20,           /* copy buffer where the kernel cannot copy */
+    BOUNCE = 64 << 10,          /* copy buffer where the kernel cannot copy */
     DEFAULT_RAM = 64 << 20
 };
 
@@ -37,6 +38,7 @@ struct stream {
     uint64_t first, done, total;
     int sync_fd;
     uint64_t sync_from, sync_to; /* output bytes handed out since the last nudge */
+    uint64_t *finished;          /* elements, one an item */
     bool failed;
     struct lm_err err;
 };
@@ -77,7 +79,7 @@ static int make_buffers(struct buffers *b, const struct stream *s)
         uint64_t n = piece_of(s, it) < lm_plan_elems(it) ? piece_of(s, it) : lm_plan_elems(it);
         if (keeps_bytes(it))
             continue;
-        raw = larger(raw, it->src ? lm_dtype_bytes(it->src->dtype, n) : 0);
+        raw = larger(raw, lmc_raw_bytes(it, n));
         if (it->src && it->src->dtype == it->dtype)
             continue;
         f32 = larger(f32, n);
@@ -158,7 +160,8 @@ static bool next_job(struct stream *s, struct job *j, struct nudge *due)
     return got;
 }
 
-static void report(struct stream *s, const struct job *j, const struct lmc_tally *t)
+/* True when it was the last piece of its tensor. */
+static bool report(struct stream *s, const struct job *j, const struct lmc_tally *t)
 {
     struct lm_plan_item *it = &s->p->items[j->item];
 
@@ -168,9 +171,12 @@ static void report(struct stream *s, const struct job *j, const struct lmc_tally
     it->n_nan += t->n_nan;
     if (it->src)
         s->done += lm_dtype_bytes(it->src->dtype, j->n);
+    s->finished[j->item] += j->n;
+    bool last = s->finished[j->item] == lm_plan_elems(it);
     if (s->o->progress)
         s->o->progress(s->o->user, s->done, s->total);
     pthread_mutex_unlock(&s->lock);
+    return last;
 }
 
 /* ---- one piece */
@@ -269,11 +275,23 @@ static int do_job(struct stream *s, const struct job *j, const struct buffers *b
     return lm_pwrite_all(at.fd, data, n_out, at.offset, e);
 }
 
-/* Pages of a source that memory cannot hold anyway are not worth keeping. */
-static void drop_behind(const struct stream *s, const struct job *j)
+/* Transposing reads through the mapping: its pages leave our memory (not the
+ * page cache) with the tensor. */
+static void unmap(const struct lm_tensor *t)
 {
-    const struct lm_tensor *t = s->p->items[j->item].src;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)t->data & ~(page - 1);
 
+    madvise((void *)from, (uintptr_t)t->data + t->n_bytes - from, MADV_DONTNEED);
+}
+
+/* Pages of a source that memory cannot hold anyway are not worth keeping. */
+static void drop_behind(const struct stream *s, const struct job *j, bool last)
+{
+    const struct lm_plan_item *it = &s->p->items[j->item];
+    const struct lm_tensor *t = it->src;
+
+    if (t && last && it->transform == LM_T_TRANSPOSE)
+        unmap(t);
     if (t && s->total >= s->large)
         posix_fadvise(lm_model_file(s->p->src, t->file)->fd, (off_t)(t->offset + lm_dtype_bytes(t->dtype, j->first)),
                       (off_t)lm_dtype_bytes(t->dtype, j->n), POSIX_FADV_DONTNEED);
@@ -300,8 +318,7 @@ static void *work(void *arg)
             fail(s, &e);
             break;
         }
-        report(s, &j, &t);
-        drop_behind(s, &j);
+        drop_behind(s, &j, report(s, &j, &t));
         if (due.fd >= 0)
             sync_file_range(due.fd, (off_t)due.from, (off_t)due.n, SYNC_FILE_RANGE_WRITE);
     }
@@ -324,7 +341,7 @@ static int n_threads_of(const struct lm_run_options *o)
 static void set_sizes(struct stream *s, int n_threads)
 {
     uint64_t ram = s->o->max_ram ? s->o->max_ram : DEFAULT_RAM;
-    uint64_t fit = ram / 20 / (uint64_t)n_threads; /* at most 8 bytes in, 4 as f32, 8 out an element */
+    uint64_t fit = ram / 30 / (uint64_t)n_threads; /* at most 8 bytes in, 4 as f32, 8 out an element; the rest is slack */
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
 
     s->piece = fit < PIECE ? fit / 4096 * 4096 : PIECE;
@@ -347,6 +364,9 @@ int lmc_stream(struct lm_plan *p, const struct lmc_place *places, const struct l
     pthread_t threads[256];
     int n = n_threads_of(o), started = 0;
 
+    s.finished = calloc(p->n_items + 1, sizeof *s.finished);
+    if (!s.finished)
+        return lm_err_set(e, LM_NOMEM, "out of memory");
     set_sizes(&s, n);
     advise(p->src);
     while (started < n - 1 && pthread_create(&threads[started], NULL, work, &s) == 0)
@@ -355,6 +375,7 @@ int lmc_stream(struct lm_plan *p, const struct lmc_place *places, const struct l
     while (started > 0)
         pthread_join(threads[--started], NULL);
     pthread_mutex_destroy(&s.lock);
+    free(s.finished);
     if (s.failed)
         *e = s.err;
     return s.failed ? -1 : 0;

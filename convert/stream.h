@@ -10,10 +10,11 @@
  * and have such a length, or reach the end. At least 1. */
 uint64_t lmc_unit(const struct lm_plan_item *it);
 /* Elements [first, first + n) of the output, in the source's dtype,
- * little-endian, into raw. */
+ * little-endian, into raw, which has room for lmc_raw_bytes of them. */
+size_t lmc_raw_bytes(const struct lm_plan_item *it, uint64_t n);
 int lmc_fetch(const struct lm_model *m, const struct lm_plan_item *it, uint64_t first, uint64_t n, void *raw,
               struct lm_err *e);
-/* The same as f32, through raw (room for the same elements in the source's dtype). */
+/* The same as f32, through raw. */
 int lmc_fetch_f32(const struct lm_model *m, const struct lm_plan_item *it, uint64_t first, uint64_t n, void *raw,
                   float *out, struct lm_err *e);
 /* The file must still have all n bytes. */

@@ -19,9 +19,10 @@ static bool is_quant(enum lm_dtype d)
     return lm_dtype_info(d)->kind == LM_KIND_QUANT;
 }
 
-static uint64_t head_elems(const struct lm_plan_item *it)
+/* Elements of a row of a permuted tensor; 1 for a bias. */
+static uint64_t row_elems(const struct lm_plan_item *it)
 {
-    return it->src->n_elems / it->n_heads;
+    return it->src->n_elems / it->src->shape[0];
 }
 
 uint64_t lmc_unit(const struct lm_plan_item *it)
@@ -30,9 +31,17 @@ uint64_t lmc_unit(const struct lm_plan_item *it)
 
     if (it->src && it->transform == LM_T_TRANSPOSE)
         unit = it->shape[1] * (is_quant(it->src->dtype) ? lm_dtype_info(it->src->dtype)->block_elems : TILE);
-    else if (it->src && it->transform != LM_T_NONE)
-        unit = head_elems(it);
+    else if (it->src && it->transform != LM_T_NONE && it->src->n_elems > 0)
+        unit = row_elems(it);
     return unit ? unit : 1;
+}
+
+/* Permuted rows need one row more, for what lies between them. */
+size_t lmc_raw_bytes(const struct lm_plan_item *it, uint64_t n)
+{
+    bool permuted = it->transform == LM_T_PERMUTE_Q || it->transform == LM_T_PERMUTE_K;
+
+    return it->src ? lm_dtype_bytes(it->src->dtype, n + (permuted ? lmc_unit(it) : 0)) : 0;
 }
 
 /* ---- reading */
@@ -82,25 +91,42 @@ static int preadv_all(int fd, struct iovec *v, int n, uint64_t offset, struct lm
     return 0;
 }
 
-/* ---- permuted: row r of a head goes to row place(r) */
+/* ---- permuted: [2, half] rows of a head become [half, 2], or back.  The rows
+ * of one output range come from two runs of the source, s = 0 and 1. */
 
-static uint64_t place(uint64_t r, uint64_t half, bool inverse)
+struct run { uint64_t from, n, to, from_step, to_step; };
+
+/* For output rows [a, b) of a head. */
+static struct run find_run(uint64_t s, uint64_t half, bool inverse, uint64_t a, uint64_t b)
 {
-    /* forward: [2, half] -> [half, 2]; inverse: back */
-    return inverse ? (r % 2) * half + r / 2 : (r % half) * 2 + r / half;
+    uint64_t j, end;
+
+    if (inverse) { /* output row s * half + j is source row 2 j + s */
+        j = a > s * half ? a - s * half : 0;
+        end = b > s * half ? b - s * half : 0;
+        end = end < half ? end : half;
+        return (struct run){2 * j + s, j < end ? end - j : 0, s * half + j - a, 2, 1};
+    }
+    j = (a + 1 - s) / 2; /* output row 2 j + s is source row s * half + j */
+    end = (b + 1 - s) / 2;
+    return (struct run){s * half + j, end - j, 2 * j + s - a, 1, 2};
 }
 
-static int fetch_head(int fd, const struct lm_plan_item *it, uint64_t offset, size_t row_bytes, uint64_t rows,
-                      uint8_t *dst, struct lm_err *e)
+/* One call reads many rows; those between that are not wanted go to `skipped`. */
+static int fetch_run(int fd, struct run r, uint64_t offset, size_t row_bytes, uint8_t *dst, uint8_t *skipped,
+                     struct lm_err *e)
 {
     struct iovec v[MAX_IOV];
 
-    for (uint64_t r = 0; r < rows;) {
-        int n = 0;
-        uint64_t from = offset + r * row_bytes;
-        for (; n < MAX_IOV && r < rows; n++, r++)
-            v[n] = (struct iovec){dst + place(r, rows / 2, it->inverse) * row_bytes, row_bytes};
-        if (preadv_all(fd, v, n, from, e))
+    while (r.n > 0) {
+        uint64_t at = offset + r.from * row_bytes;
+        int k = 0;
+        for (; r.n > 0 && k + 2 <= MAX_IOV; r.n--, r.from += r.from_step, r.to += r.to_step) {
+            v[k++] = (struct iovec){dst + r.to * row_bytes, row_bytes};
+            if (r.from_step == 2 && r.n > 1)
+                v[k++] = (struct iovec){skipped, row_bytes};
+        }
+        if (preadv_all(fd, v, k, at, e))
             return -1;
     }
     return 0;
@@ -110,12 +136,19 @@ static int fetch_permuted(int fd, const struct lm_plan_item *it, uint64_t first,
                           struct lm_err *e)
 {
     const struct lm_tensor *t = it->src;
-    uint64_t head = head_elems(it), rows = t->shape[0] / it->n_heads;
-    size_t head_bytes = lm_dtype_bytes(t->dtype, head), row_bytes = lm_dtype_bytes(t->dtype, head / rows);
+    uint64_t row = row_elems(it), a = first / row, end = (first + n) / row, rows = t->shape[0] / it->n_heads;
+    size_t row_bytes = lm_dtype_bytes(t->dtype, row);
+    uint8_t *skipped = raw + (end - a) * row_bytes;
 
-    for (uint64_t h = first / head; h < (first + n) / head; h++, raw += head_bytes)
-        if (fetch_head(fd, it, t->offset + h * head_bytes, row_bytes, rows, raw, e))
-            return -1;
+    while (a < end) {
+        uint64_t head = a / rows, in = a % rows, stop = end - head * rows < rows ? end - head * rows : rows;
+        for (uint64_t s = 0; s < 2; s++)
+            if (fetch_run(fd, find_run(s, rows / 2, it->inverse, in, stop), t->offset + head * rows * row_bytes,
+                          row_bytes, raw, skipped, e))
+                return -1;
+        raw += (stop - in) * row_bytes;
+        a += stop - in;
+    }
     return 0;
 }
 

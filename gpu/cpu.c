@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include "gpu/cpu.h"
 
 #define ATTEND_ROWS 32
@@ -12,10 +15,15 @@
 /* ---- choice of kernels */
 
 #if defined(__x86_64__)
+static bool have_f16c(void) /* clang 14 has no name for it */
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 static bool have_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-           __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+           have_f16c();
 }
 static bool have_avx512(void)
 {
@@ -166,7 +174,8 @@ static int open_threads(struct lm_dev *d, struct lm_err *e)
     return ok ? 0 : lm_err_set(e, LM_NOMEM, "out of memory for the scratch of %d threads", d->n_threads);
 }
 
-static int cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_backend_options *o, struct lm_err *e)
+int lmi_cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_backend_options *o,
+                 const struct lmi_kernels *kernels, struct lm_err *e)
 {
     struct lm_dev *d = calloc(1, sizeof *d);
 
@@ -175,7 +184,7 @@ static int cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_bac
     d->net = net;
     d->math = o->math == LM_MATH_EXACT ? LM_MATH_EXACT : LM_MATH_FAST;
     d->n_threads = o->n_threads > 0 ? o->n_threads : omp_get_num_procs();
-    d->kernels = lmi_kernels_find(NULL);
+    d->kernels = kernels;
     measure(d);
     if (open_threads(d, e)) {
         cpu_close(d);
@@ -183,6 +192,11 @@ static int cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_bac
     }
     *out = d;
     return 0;
+}
+
+static int cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_backend_options *o, struct lm_err *e)
+{
+    return lmi_cpu_open(out, net, o, lmi_kernels_find(NULL), e);
 }
 
 static void cpu_describe(const struct lm_dev *d, char *buf, size_t size)

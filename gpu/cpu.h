@@ -128,6 +128,9 @@ static inline float *lmi_v_at(const struct lm_dev *d, const struct lm_kv *kv, si
     return kv->v + ((layer * d->net->config.n_kv_heads + head) * kv->ctx_pad + pos) * d->d_head_pad;
 }
 
+/* lm_backend_cpu.open with kernels of the caller's choice. */
+int lmi_cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_backend_options *o,
+                 const struct lmi_kernels *kernels, struct lm_err *e);
 /* n * size bytes aligned to 64, not cleared; NULL when out of memory. */
 void *lmi_cpu_alloc(size_t n, size_t size);
 /* Scratch for n tokens a call; grows only. */

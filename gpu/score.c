@@ -30,7 +30,7 @@ static double kl_of(const float *a, const struct softmax *sa, const float *b, co
 
     for (size_t i = 0; i < n; i++) {
         double la = log_p(sa, a[i]), p = exp(la);
-        if (p > 0)
+        if (!(p <= 0)) /* nothing where a gives nothing; a NaN must show */
             sum += p * (la - log_p(sb, b[i]));
     }
     return sum < 0 ? 0 : sum;
@@ -71,7 +71,7 @@ void lm_divergence_add(struct lm_divergence *d, const float *a, const float *b, 
     }
     d->mean_abs += sum / (double)n_vocab;
     d->kld_mean += kl;
-    if (d->n == 0 || kl > d->kld_max) {
+    if (d->n == 0 || !(kl <= d->kld_max || isnan(d->kld_max))) {
         d->kld_max = kl;
         d->kld_max_at = d->n;
     }

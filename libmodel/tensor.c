@@ -6,7 +6,7 @@
 
 #include "libmodel/fmt/fmt.h"
 
-static int check_name(const struct lm_model *m, struct lm_span name, struct lm_err *e)
+static int check_name(struct lm_span name, struct lm_err *e)
 {
     if (name.size == 0)
         return lm_err_set(e, LM_MALFORMED, "a tensor has an empty name");
@@ -14,8 +14,6 @@ static int check_name(const struct lm_model *m, struct lm_span name, struct lm_e
         return lm_err_set(e, LM_MALFORMED, "tensor '%.*s…': the name holds a NUL byte", LMI_SHOW(name));
     if (!lm_utf8_valid(name))
         return lm_err_set(e, LM_MALFORMED, "tensor '%.*s': the name is not UTF-8", LMI_SHOW(name));
-    if (lm_map_get(m->by_name, name) != SIZE_MAX)
-        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' appears twice", LMI_SHOW(name));
     return 0;
 }
 
@@ -110,7 +108,7 @@ int lm_model_add_tensor(struct lm_model *m, struct lm_span name, const struct lm
     struct lm_tensor t = *tensor;
     struct lm_span map = m->files[t.file].map;
 
-    if (check_name(m, name, e) < 0 || make_room(m, e) < 0)
+    if (check_name(name, e) < 0 || make_room(m, e) < 0)
         return -1;
     t.name = lm_arena_str(&m->arena, name);
     if (!t.name)
@@ -118,8 +116,11 @@ int lm_model_add_tensor(struct lm_model *m, struct lm_span name, const struct lm
     if (check_size(&t, e) < 0 || check_range(&t, map.size, e) < 0)
         return -1;
     t.data = map.data + t.offset;
-    if (lm_map_put(m->by_name, lm_span_str(t.name), m->n_tensors) < 0)
+    int put = lm_map_put(m->by_name, lm_span_of(t.name, name.size), m->n_tensors);
+    if (put < 0)
         return lmi_nomem(e);
+    if (put == 0)
+        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' appears twice", LMI_SHOW(name));
     m->tensors[m->n_tensors++] = t;
     return 0;
 }

@@ -10,8 +10,7 @@
 
 /* ---- making */
 
-/* HF matches tokens flagged `normalized` in the normalized text, and puts
- * their own text through the normalizer first. */
+/* HF puts the text of such tokens through the normalizer first. */
 static int add_normalized(struct lm_tokenizer *t, struct lmi_added_item item, struct lm_err *e)
 {
     bool spm = t->v->algo == LM_VOCAB_SPM_BPE;
@@ -27,12 +26,16 @@ static int add_normalized(struct lm_tokenizer *t, struct lmi_added_item item, st
     return rc < 0 ? -1 : lmi_added_put(&t->norm, item, e);
 }
 
-/* tokenizer.model knows no normalized added tokens, and GGUF does not say. */
-static bool matched_normalized(const struct lm_vocab *v, const struct lm_piece *p)
+/* HF looks for most added tokens in the text as it is, and then for those
+ * flagged `normalized` in what the normalizer made of the rest. */
+static int add_item(struct lm_tokenizer *t, const struct lm_piece *p, struct lmi_added_item item, struct lm_err *e)
 {
-    bool changes = v->algo == LM_VOCAB_SPM_BPE ? v->n_merges > 0 : true;
+    bool spm = t->v->algo == LM_VOCAB_SPM_BPE;
+    bool from_json = !spm || lmi_vocab_of(t->v)->ranked, normalizer = spm ? !lmi_vocab_of(t->v)->metaspace : t->v->nfc;
 
-    return p->added && p->normalized && changes;
+    if (!p->added || !p->normalized || !from_json)
+        return lmi_added_put(&t->raw, item, e);
+    return normalizer ? add_normalized(t, item, e) : lmi_added_put(&t->second, item, e);
 }
 
 static int find_added(struct lm_tokenizer *t, struct lm_err *e)
@@ -41,12 +44,12 @@ static int find_added(struct lm_tokenizer *t, struct lm_err *e)
         const struct lm_piece *p = &t->v->pieces[i];
         bool control = p->kind == LM_PIECE_CONTROL || p->kind == LM_PIECE_UNKNOWN;
         struct lmi_added_item item = {p->text, (uint32_t)i, p->special || control, p->lstrip, p->rstrip, p->single_word};
-        if (!p->added && !control)
-            continue;
-        if ((matched_normalized(t->v, p) ? add_normalized(t, item, e) : lmi_added_put(&t->raw, item, e)) < 0)
+        if ((p->added || control) && add_item(t, p, item, e) < 0)
             return -1;
     }
+    t->norm.marked = t->v->algo == LM_VOCAB_SPM_BPE && t->v->escape_whitespaces;
     lmi_added_finish(&t->raw);
+    lmi_added_finish(&t->second);
     lmi_added_finish(&t->norm);
     lmi_added_finish(&t->symbols);
     return 0;
@@ -86,6 +89,7 @@ void lm_tokenizer_free(struct lm_tokenizer *t)
     lmi_pretok_free(t->pretok);
     lmi_pairs_free(&t->pairs);
     lmi_added_free(&t->raw);
+    lmi_added_free(&t->second);
     lmi_added_free(&t->norm);
     lm_arena_free(&t->arena);
     free(t);
@@ -134,15 +138,6 @@ static void end_call(struct lmi_call *c)
     lmi_merge_scratch_free(&c->merge);
 }
 
-static int encode_part(struct lmi_call *c, struct lm_span text, size_t begin, size_t end)
-{
-    struct lm_span part = lm_span_of(text.data + begin, end - begin);
-
-    if (c->t->v->algo == LM_VOCAB_SPM_BPE)
-        return lmi_spm_encode(c, part, begin, begin == 0);
-    return lmi_byte_encode(c, part, begin);
-}
-
 /* An id that has no text in front of or behind it, or its own text. */
 static int emit_at(struct lmi_call *c, uint32_t id, size_t begin, size_t end)
 {
@@ -154,20 +149,48 @@ static int emit_at(struct lmi_call *c, uint32_t id, size_t begin, size_t end)
     return 0;
 }
 
+/* text[begin, end) without any more added tokens. */
+static int encode_rest(struct lmi_call *c, struct lm_span text, size_t begin, size_t end)
+{
+    struct lm_span part = lm_span_of(text.data + begin, end - begin);
+
+    if (c->t->v->algo == LM_VOCAB_SPM_BPE)
+        return lmi_spm_encode(c, part, begin, begin == 0);
+    return lmi_byte_encode(c, part, begin);
+}
+
+/* Takes the tokens of `added` out of text[begin, end), gives what is between
+ * them to next. */
+static int partition(struct lmi_call *c, const struct lmi_added *added, struct lm_span text, size_t begin, size_t end,
+                     int (*next)(struct lmi_call *c, struct lm_span text, size_t begin, size_t end))
+{
+    struct lm_span part = lm_span_of(text.data + begin, end - begin);
+    const struct lmi_added_item *item;
+    struct lmi_match m = {0};
+    size_t pos = 0;
+
+    while ((item = lmi_added_find(added, part, c->special, &m)) != NULL) {
+        if (pos < m.begin && next(c, text, begin + pos, begin + m.begin) < 0)
+            return -1;
+        if (emit_at(c, item->id, begin + m.begin, begin + m.end) < 0)
+            return -1;
+        pos = m.end;
+    }
+    return pos < part.size ? next(c, text, begin + pos, end) : 0;
+}
+
+static int encode_part(struct lmi_call *c, struct lm_span text, size_t begin, size_t end)
+{
+    return partition(c, &c->t->second, text, begin, end, encode_rest);
+}
+
 static int encode(struct lmi_call *c, struct lm_span text, bool bos_eos)
 {
     const struct lm_vocab *v = c->t->v;
-    const struct lmi_added_item *item;
-    size_t pos = 0, begin, end;
 
     if (bos_eos && v->add_bos && v->bos_id >= 0 && emit_at(c, (uint32_t)v->bos_id, 0, 0) < 0)
         return -1;
-    while ((item = lmi_added_find(&c->t->raw, text, pos, c->special, &begin, &end)) != NULL) {
-        if (encode_part(c, text, pos, begin) < 0 || emit_at(c, item->id, begin, end) < 0)
-            return -1;
-        pos = end;
-    }
-    if (encode_part(c, text, pos, text.size) < 0)
+    if (partition(c, &c->t->raw, text, 0, text.size, encode_part) < 0)
         return -1;
     return bos_eos && v->add_eos && v->eos_id >= 0 ? emit_at(c, (uint32_t)v->eos_id, text.size, text.size) : 0;
 }
@@ -262,7 +285,7 @@ static void put_piece(struct bytes_out *o, const struct lm_tokenizer *t, uint32_
         put(o, &(uint8_t){(uint8_t)lmi_byte_piece(p->text)}, 1);
     } else if (!spm && !p->added) {
         put_letters(o, p->text);
-    } else if (spm && t->v->escape_whitespaces) {
+    } else if (spm) {
         put_marked(o, t->v, p->text, first);
     } else {
         put(o, p->text.data, p->text.size);

@@ -20,6 +20,7 @@ struct lm_piece {
     float score;         /* SentencePiece log probability or -merge rank; 0 for byte BPE */
     enum lm_piece_kind kind;
     bool special;        /* added token flagged special, or CONTROL */
+    bool in_model;       /* the algorithm may give it; false: it is only matched as an added token */
     bool added;          /* matched in raw text before anything else (tokenizer.json added_tokens) */
     bool lstrip, rstrip, single_word, normalized; /* of an added token */
 };

@@ -25,14 +25,15 @@ struct mut {
 static inline struct mut_tensor *mut_add(struct mut *x, const char *name, enum lm_dtype d, unsigned n_dims,
                                          const uint64_t *shape, const void *data)
 {
+    struct mut_tensor made = {.name = strdup(name), .dtype = d, .n_dims = n_dims, .n_elems = 1}, *t;
+    for (unsigned i = 0; i < n_dims; i++) { /* shape may lie in x->t */
+        made.shape[i] = shape[i];
+        made.n_elems *= shape[i];
+    }
     x->t = realloc(x->t, (x->n + 1) * sizeof *x->t);
     assert_non_null(x->t);
-    struct mut_tensor *t = &x->t[x->n++];
-    *t = (struct mut_tensor){.name = strdup(name), .dtype = d, .n_dims = n_dims, .n_elems = 1};
-    for (unsigned i = 0; i < n_dims; i++) {
-        t->shape[i] = shape[i];
-        t->n_elems *= shape[i];
-    }
+    t = &x->t[x->n++];
+    *t = made;
     t->n_bytes = lm_dtype_bytes(d, t->n_elems);
     t->data = calloc(1, t->n_bytes + 1);
     if (data)
@@ -159,8 +160,8 @@ static inline void mut_set(struct mut_tensor *t, uint64_t i, float v)
     lm_dtype_info(t->dtype)->from_f32(t->data + i * lm_dtype_info(t->dtype)->block_bytes, &v, 1);
 }
 
-/* Writes dir/base (and small files for safetensors). max: split size or 0. */
-static inline void mut_write_split(struct mut *x, const char *format, const char *dir, const char *base, uint64_t max)
+/* Writes to/base (and small files for safetensors). max: split size or 0. */
+static inline void mut_write_split(struct mut *x, const char *format, const char *to, const char *base, uint64_t max)
 {
     struct lm_write_tensor *w = calloc(x->n + 1, sizeof *w);
     const void **data = calloc(x->n + 1, sizeof *data);
@@ -175,20 +176,20 @@ static inline void mut_write_split(struct mut *x, const char *format, const char
         n_data[i] = x->t[i].n_bytes;
     }
     struct lm_write_spec spec = {.tensors = w, .n_tensors = x->n, .meta = x->meta, .max_file_bytes = max};
-    mkdir(dir, 0777);
+    mkdir(to, 0777);
     if (lm_format_find(format)->layout(&l, &spec, base, &e) < 0)
         fail_msg("layout: %s", e.text);
-    write_layout(&l, dir, &spec, data, n_data);
+    write_layout(&l, to, &spec, data, n_data);
     lm_layout_free(&l);
     for (size_t i = 0; i < x->n_sides; i++)
-        write_file(path_in(dir, x->side[i].name), x->side[i].data, x->side[i].n);
+        write_file(path_in(to, x->side[i].name), x->side[i].data, x->side[i].n);
     free(w);
     free(data);
     free(n_data);
 }
-static inline void mut_write(struct mut *x, const char *format, const char *dir)
+static inline void mut_write(struct mut *x, const char *format, const char *to)
 {
-    mut_write_split(x, format, dir, strcmp(format, "gguf") == 0 ? "model.gguf" : "model.safetensors", 0);
+    mut_write_split(x, format, to, strcmp(format, "gguf") == 0 ? "model.gguf" : "model.safetensors", 0);
 }
 
 static inline void mut_free(struct mut *x)

@@ -151,7 +151,8 @@ static void empty_safetensors_tensors_open(void **state)
     bytes_free(&b);
 }
 
-/* S9 and the agreement of an index with its shards. s1 holds "a", s2 holds "b". */
+/* S9 and the agreement of an index with its shards. s1 holds "a", s2 holds "b",
+ * both holds both. */
 static const struct {
     const char *name, *index;
     enum lm_code code;
@@ -174,8 +175,10 @@ static const struct {
      "shard s3.safetensors"},
     {"missing tensor", "{\"weight_map\":{\"a\":\"s1.safetensors\",\"c\":\"s1.safetensors\"}}", LM_MISSING,
      "tensor 'c' is missing: s1.safetensors does not hold it"},
-    {"extra tensor", "{\"weight_map\":{\"c\":\"s1.safetensors\"}}", LM_MISMATCH,
-     "tensor 'a' of s1.safetensors is not in the weight_map"},
+    {"extra tensor", "{\"weight_map\":{\"a\":\"both.safetensors\"}}", LM_MISMATCH,
+     "tensor 'b' of both.safetensors is not in the weight_map"},
+    {"tensor in two shards", "{\"weight_map\":{\"a\":\"s1.safetensors\",\"b\":\"both.safetensors\"}}", LM_MALFORMED,
+     "tensor 'a' appears twice"},
     {"tensor in another shard", "{\"weight_map\":{\"a\":\"s2.safetensors\",\"b\":\"s1.safetensors\"}}", LM_MISMATCH,
      "tensor 'a' is in s1.safetensors, the weight_map says s2.safetensors"},
     {"tensor twice", "{\"weight_map\":{\"a\":\"s1.safetensors\",\"\\u0061\":\"s1.safetensors\"}}", LM_MALFORMED,
@@ -205,6 +208,9 @@ static void bad_indexes_are_refused(void **state)
     b.n = 0;
     put_safetensors(&b, "{" T("b", "U8", "1", 0, 1) "}", 1);
     write_file(path_in(dir, "s2.safetensors"), b.data, b.n);
+    b.n = 0;
+    put_safetensors(&b, "{" T("a", "U8", "1", 0, 1) "," T("b", "U8", "1", 1, 2) "}", 2);
+    write_file(path_in(dir, "both.safetensors"), b.data, b.n);
     b.n = 0;
     put_gguf(&b, 0, 0);
     write_file(path_in(dir, "g.gguf"), b.data, b.n);

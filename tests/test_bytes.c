@@ -325,6 +325,17 @@ static void json_keeps_nul_in_strings(void **state)
     json_decref(v);
 }
 
+static void json_refuses_nul_bytes(void **state)
+{
+    (void)state;
+    static const char text[] = "[0\0 , 1]"; /* jansson alone reads [0, 1] */
+    struct lm_err e = {0};
+
+    assert_null(lm_json_parse(lm_span_of(text, sizeof text - 1), "x", &e));
+    assert_string_equal(e.text, "x: byte 2: not valid JSON: a NUL byte");
+    assert_false(pull_accepts(lm_span_of(text, sizeof text - 1), &e));
+}
+
 static void pull_unescapes(void **state)
 {
     (void)state;
@@ -384,6 +395,7 @@ int main(void)
         cmocka_unit_test(json_is_strict),
         cmocka_unit_test(json_depth_is_capped),
         cmocka_unit_test(json_keeps_nul_in_strings),
+        cmocka_unit_test(json_refuses_nul_bytes),
         cmocka_unit_test(pull_unescapes),
         cmocka_unit_test(pull_reads_only_integers),
     };

@@ -228,6 +228,67 @@ static void test_back_never_rounds(void **state)
     lm_model_close(m);
 }
 
+/* A GGUF whose embedded header says `header` and whose file name is `name`. */
+static void write_lying_gguf(const char *dst, const char *header, const char *name)
+{
+    struct lm_request r = to("gguf");
+    struct lm_run_options o = {.force = true};
+    struct lm_span file = lm_span_str(name);
+    struct lm_model *m = reopen(MODELS "tiny-llama-tied");
+    struct lm_plan *p;
+    struct lm_err e = {0};
+
+    assert_int_equal(lm_plan_make(&p, m, &r, &e), 0);
+    assert_non_null(lm_meta_get(p->meta, "libmodel.source.header"));
+    assert_int_equal(lm_meta_set_str(p->meta, "libmodel.source.header", lm_span_str(header)), 0);
+    assert_int_equal(lm_meta_set_strs(p->meta, "libmodel.source.files", &file, 1), 0);
+    assert_int_equal(lm_plan_run(p, dst, &o, &e), 0);
+    lm_plan_free(p);
+    lm_model_close(m);
+}
+
+static void test_embedded_headers_are_not_trusted(void **state)
+{
+    static const char good_name[] = "model.safetensors";
+    static const char *const headers[] = {
+        "", "null", "[]", "7", "{}", "{\"__metadata__\":{}}", "{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+        "{\"model.norm.weight\":{}}", "{\"model.norm.weight\":7}", "{\"model.norm.weight\":{\"dtype\":\"BF16\",\"shape\":[-1]}}",
+        "{\"model.norm.weight\":{\"dtype\":\"BF16\",\"shape\":[1,1,1,1,1,1,1,1,1,1]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2048,2048]},\"a\":{}}", "{\"model.norm.weight\":{\"dtype\":\"ZZ\",\"shape\":[64]}}",
+    };
+    struct totals t;
+    size_t n;
+    char *head = slurp(MODELS "tiny-llama-tied/model.safetensors", &n), *text;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i++) {
+        write_lying_gguf(in("x.gguf"), headers[i], good_name);
+        must(in("x.gguf"), in("back/"), to("safetensors"), &t);
+        assert_false(t.exact);
+        empty(in("back"));
+    }
+    text = strndup(head + 8, (size_t)lm_load_u64le(head));
+    write_lying_gguf(in("x.gguf"), text, "../model.safetensors");
+    must(in("x.gguf"), in("back/"), to("safetensors"), &t);
+    assert_false(t.exact);
+    empty(in("back"));
+    write_lying_gguf(in("x.gguf"), text, "config.json");
+    must(in("x.gguf"), in("back/"), to("safetensors"), &t);
+    assert_false(t.exact);
+    empty(in("back"));
+
+    /* the right tensors at wrong places: the header is not reproduced */
+    char *offsets = strstr(text, "data_offsets\":[0,");
+    assert_non_null(offsets);
+    offsets[15] = '2';
+    write_lying_gguf(in("x.gguf"), text, good_name);
+    must(in("x.gguf"), in("back/"), to("safetensors"), &t);
+    assert_false(t.exact);
+    lm_model_close(reopen(in("back")));
+    free(text);
+    free(head);
+}
+
 /* Without the original inside, configuration comes from the keys. */
 static void test_config_is_made_when_it_is_not_carried(void **state)
 {
@@ -657,6 +718,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_gguf_gives_back_the_original_bytes, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_a_single_file_comes_without_small_ones, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_back_never_rounds, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_embedded_headers_are_not_trusted, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_config_is_made_when_it_is_not_carried, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_rows_are_permuted_and_transposed, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_quantized_bytes_do_not_depend_on_pieces, make_dir, remove_dir),

@@ -53,108 +53,108 @@ enum { N_MODELS = sizeof models / sizeof models[0] };
 
 static void test_container_and_widening(void **state)
 {
-    char dir[64];
+    char tmp[64];
 
     (void)state;
     for (size_t i = 0; i < N_MODELS; i++) {
-        tmp_make(dir);
-        convert(models[i], path_in(dir, "a.gguf"), "gguf", -1, NULL);
-        same(models[i], path_in(dir, "a.gguf"), true);
-        convert(models[i], path_in(dir, "w.gguf"), "gguf", LM_F32, NULL);
-        same(models[i], path_in(dir, "w.gguf"), true);
-        convert(path_in(dir, "w.gguf"), path_in(dir, "back/"), "safetensors", -1, NULL);
-        same(models[i], path_in(dir, "back/"), true);
-        tmp_remove(dir);
+        tmp_make(tmp);
+        convert(models[i], path_in(tmp, "a.gguf"), "gguf", -1, NULL);
+        same(models[i], path_in(tmp, "a.gguf"), true);
+        convert(models[i], path_in(tmp, "w.gguf"), "gguf", LM_F32, NULL);
+        same(models[i], path_in(tmp, "w.gguf"), true);
+        convert(path_in(tmp, "w.gguf"), path_in(tmp, "back/"), "safetensors", -1, NULL);
+        same(models[i], path_in(tmp, "back/"), true);
+        tmp_remove(tmp);
     }
 }
 
 static void test_shards(void **state)
 {
-    char dir[64];
+    char tmp[64];
     struct mut *x = mut_load(models[0]);
 
     (void)state;
     same(models[0], "tests/fixtures/models/tiny-llama-sharded", true);
-    tmp_make(dir);
-    mut_write_split(x, "safetensors", dir, "model.safetensors", 20000);
-    same(models[0], dir, true);
+    tmp_make(tmp);
+    mut_write_split(x, "safetensors", tmp, "model.safetensors", 20000);
+    same(models[0], tmp, true);
     mut_free(x);
-    tmp_remove(dir);
+    tmp_remove(tmp);
 }
 
 static void test_quantized_differs(void **state)
 {
-    char dir[64];
+    char tmp[64];
 
     (void)state;
-    tmp_make(dir);
-    convert("samples/polish-5m", path_in(dir, "q.gguf"), "gguf", -1, "Q8_0");
-    same("samples/polish-5m", path_in(dir, "q.gguf"), false);
-    tmp_remove(dir);
+    tmp_make(tmp);
+    convert("samples/polish-5m", path_in(tmp, "q.gguf"), "gguf", -1, "Q8_0");
+    same("samples/polish-5m", path_in(tmp, "q.gguf"), false);
+    tmp_remove(tmp);
 }
 
 static void test_any_bit_counts(void **state)
 {
-    char dir[64];
+    char tmp[64];
 
     (void)state;
     for (size_t i = 0; i < 8; i++) {
         struct mut *x = mut_load(models[0]);
         struct mut_tensor *t = &x->t[i * x->n / 8];
-        tmp_make(dir);
+        tmp_make(tmp);
         t->data[(i * 977) % t->n_bytes] ^= (uint8_t)(1u << i);
-        mut_write(x, "safetensors", dir);
-        same(models[0], dir, false);
+        mut_write(x, "safetensors", tmp);
+        same(models[0], tmp, false);
         mut_free(x);
-        tmp_remove(dir);
+        tmp_remove(tmp);
     }
 }
 
 static void test_order_in_file_does_not_count(void **state)
 {
     struct mut *x = mut_load(models[0]);
-    char dir[64];
+    char tmp[64];
 
     (void)state;
-    tmp_make(dir);
+    tmp_make(tmp);
     for (size_t i = 0; i < x->n / 2; i++) {
         struct mut_tensor t = x->t[i];
         x->t[i] = x->t[x->n - 1 - i];
         x->t[x->n - 1 - i] = t;
     }
-    mut_write_split(x, "safetensors", dir, "model.safetensors", 30000);
-    same(models[0], dir, true);
+    mut_write_split(x, "safetensors", tmp, "model.safetensors", 30000);
+    same(models[0], tmp, true);
     mut_free(x);
-    tmp_remove(dir);
+    tmp_remove(tmp);
 }
 
 static void test_tie_written_out(void **state)
 {
     struct mut *x = mut_load("tests/fixtures/models/tiny-llama-tied");
     const struct mut_tensor *t = mut_find(x, "model.embed_tokens.weight");
-    char dir[64];
+    char tmp[64];
 
     (void)state;
-    tmp_make(dir);
+    tmp_make(tmp);
     mut_add(x, "lm_head.weight", t->dtype, t->n_dims, t->shape, t->data);
-    mut_write(x, "safetensors", dir);
-    same("tests/fixtures/models/tiny-llama-tied", dir, true);
+    mut_write(x, "safetensors", tmp);
+    same("tests/fixtures/models/tiny-llama-tied", tmp, true);
     mut_set(mut_find(x, "lm_head.weight"), 3, 0.5f);
-    mut_write(x, "safetensors", dir);
-    same("tests/fixtures/models/tiny-llama-tied", dir, false);
+    mut_write(x, "safetensors", tmp);
+    same("tests/fixtures/models/tiny-llama-tied", tmp, false);
     mut_free(x);
-    tmp_remove(dir);
+    tmp_remove(tmp);
 }
 
 /* A model of one tensor of unknown architecture. */
-static void one_tensor(const char *dir, const char *format, enum lm_dtype d, unsigned n_dims, const uint64_t *shape,
+static void one_tensor(const char *tmp, const char *format, enum lm_dtype d, unsigned n_dims, const uint64_t *shape,
                        const void *data)
 {
     struct mut *x = calloc(1, sizeof *x);
 
     x->meta = lm_meta_new();
     mut_add(x, "w", d, n_dims, shape, data);
-    mut_write(x, format, dir);
+    mut_write(x, format, tmp);
     mut_free(x);
 }
 
@@ -162,17 +162,17 @@ static void one_tensor(const char *dir, const char *format, enum lm_dtype d, uns
 static void test_known_answer(void **state)
 {
     static const float v[3] = {1.0f, -2.5f, 0.1f};
-    char dir[64], hex[65];
+    char tmp[64], hex[65];
 
     (void)state;
-    tmp_make(dir);
-    one_tensor(dir, "safetensors", LM_F32, 1, (const uint64_t[]){3}, v);
-    model_digest(dir, hex);
+    tmp_make(tmp);
+    one_tensor(tmp, "safetensors", LM_F32, 1, (const uint64_t[]){3}, v);
+    model_digest(tmp, hex);
     assert_string_equal(hex, "dccec477729f8b0e8c10f60b98d5f9602f3989358faf44e1be518973771eed37");
-    one_tensor(dir, "safetensors", LM_F32, 2, (const uint64_t[]){1, 2}, v);
-    model_digest(dir, hex);
+    one_tensor(tmp, "safetensors", LM_F32, 2, (const uint64_t[]){1, 2}, v);
+    model_digest(tmp, hex);
     assert_string_equal(hex, "22efd2fe6994e38531bd084fec11cf4e84a82fe326315d0e4b1eda7958ee712d");
-    tmp_remove(dir);
+    tmp_remove(tmp);
 }
 
 static void test_every_float_type_widens(void **state)
@@ -254,12 +254,12 @@ static void test_big_endian_gguf(void **state)
 {
     static const float v[4] = {0.5f, 0.1f, -3, 1e9f};
     struct bytes b = {0};
-    char dir[64], little[65], big[65];
+    char tmp[64], little[65], big[65];
 
     (void)state;
-    tmp_make(dir);
-    one_tensor(dir, "gguf", LM_F32, 1, (const uint64_t[]){4}, v);
-    model_digest(path_in(dir, "model.gguf"), little);
+    tmp_make(tmp);
+    one_tensor(tmp, "gguf", LM_F32, 1, (const uint64_t[]){4}, v);
+    model_digest(path_in(tmp, "model.gguf"), little);
     put_text(&b, "GGUF");
     for (uint64_t i = 0; i < 5; i++) { /* version, then n_tensors and n_kv as two words each */
         static const uint32_t words[5] = {3, 0, 1, 0, 0};
@@ -277,11 +277,11 @@ static void test_big_endian_gguf(void **state)
         memcpy(&u, &v[i], 4);
         put_u32(&b, __builtin_bswap32(u));
     }
-    write_file(path_in(dir, "big.gguf"), b.data, b.n);
-    model_digest(path_in(dir, "big.gguf"), big);
+    write_file(path_in(tmp, "big.gguf"), b.data, b.n);
+    model_digest(path_in(tmp, "big.gguf"), big);
     assert_string_equal(little, big);
     bytes_free(&b);
-    tmp_remove(dir);
+    tmp_remove(tmp);
 }
 
 static void test_threads_do_not_count(void **state)

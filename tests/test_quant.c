@@ -163,6 +163,16 @@ static float random_value(int kind, size_t i)
     }
 }
 
+/* Bits, but any NaN for a NaN: an infinite scale gives them, and which operand
+ * a NaN comes from is the compiler's choice. */
+static bool same_values(const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (bits_of(a[i]) != bits_of(b[i]) && !(isnan(a[i]) && isnan(b[i])))
+            return false;
+    return true;
+}
+
 static void compare_paths(const struct lm_dtype_info *info, const float *x, size_t n)
 {
     size_t bytes = n / info->block_elems * info->block_bytes;
@@ -178,7 +188,7 @@ static void compare_paths(const struct lm_dtype_info *info, const float *x, size
         info->from_f32(other, x, n);
         assert_memory_equal(first, other, bytes);
         info->to_f32(z, first, n);
-        assert_memory_equal(y, z, n * 4);
+        assert_true(same_values(y, z, n));
     }
     free(first);
     free(other);

@@ -44,8 +44,10 @@ static inline uint8_t lmi_minifloat_encode(struct lmi_minifloat s, float f)
     uint32_t u = lmi_bits(f), a = u & 0x7fffffff, code;
     unsigned sign = u >> 31 ? sign_bit : 0;
     unsigned nan = s.specials == LMI_FNUZ ? sign_bit : sign | all_ones;
-    unsigned largest = s.specials == LMI_IEEE ? all_ones >> s.man_bits << s.man_bits : all_ones - (s.specials == LMI_FN);
+    unsigned largest = all_ones - (s.specials == LMI_FN);
 
+    if (s.specials == LMI_IEEE)
+        largest = all_ones >> s.man_bits << s.man_bits; /* infinity */
     if (a > 0x7f800000)
         return (uint8_t)nan;
     if (a < (uint32_t)(128 - s.bias) << 23) {
@@ -61,7 +63,7 @@ static inline uint8_t lmi_minifloat_encode(struct lmi_minifloat s, float f)
     return (uint8_t)(s.specials == LMI_FNUZ && code == 0 ? 0 : sign | code);
 }
 
-/* E2M1, doubled: what MXFP4, NVFP4 and F4 store in a nibble. */
+/* E2M1, doubled: what MXFP4 and NVFP4 store in a nibble. */
 static inline int lmi_e2m1_twice(int code)
 {
     static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};

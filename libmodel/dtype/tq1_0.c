@@ -6,7 +6,7 @@
 #include "libmodel/dtype/half.h"
 
 struct block {
-    uint8_t q[48];  /* elements 0-159 in bytes 0-31, 160-239 in bytes 32-47 */
+    uint8_t q[48]; /* elements 0-159 in bytes 0-31, 160-239 in bytes 32-47 */
     uint8_t qh[4]; /* 240-255, four digits each */
     uint8_t d[2]; /* f16 */
 };

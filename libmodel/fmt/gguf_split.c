@@ -156,9 +156,11 @@ int lmi_gguf_read(struct lm_model *m, const char *path, struct lm_err *e)
         lmi_gguf_header_free(&p.header);
         rc = start_again(m, e) < 0 ? -1 : read_set(m, path, p.count, e);
     }
+    if (rc < 0)
+        return -1;
     /* How the set was cut is no property of the model. */
     lm_meta_remove(m->meta, "split.no");
     lm_meta_remove(m->meta, "split.count");
     lm_meta_remove(m->meta, "split.tensors.count");
-    return rc;
+    return 0;
 }

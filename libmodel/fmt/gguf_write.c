@@ -103,7 +103,8 @@ static int find_alignment(const struct lm_meta *meta, uint64_t *alignment, struc
 }
 
 /* Programs that read GGUF keep names in 64 bytes and sizes in four numbers, and
- * some divide by the sizes. A name is never cut: two could become one. */
+ * llama.cpp until 2026 divided by the sizes. A name is never cut: two could
+ * become one. */
 static int check_tensor(const struct lm_write_tensor *t, uint64_t n_bytes, struct lm_err *e)
 {
     if (strlen(t->name) > LMI_GGUF_MAX_NAME)
@@ -113,8 +114,8 @@ static int check_tensor(const struct lm_write_tensor *t, uint64_t n_bytes, struc
         return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' has %u dimensions, GGUF allows %d", t->name, t->n_dims,
                           LMI_GGUF_MAX_DIMS);
     if (n_bytes == 0)
-        return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' has no elements, which programs that read GGUF do not survive",
-                          t->name);
+        return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' has no elements; programs that read GGUF divide by its sizes and "
+                          "crash, leave it out", t->name);
     return 0;
 }
 

@@ -11,11 +11,6 @@
 #include "libmodel/fmt/safetensors.h"
 #include "libmodel/parse/pull.h"
 
-struct shard {
-    char *name;
-    size_t n_tensors; /* the map says */
-};
-
 struct weight {
     struct lm_span tensor;
     size_t shard;
@@ -25,14 +20,13 @@ struct index {
     struct lm_arena arena;
     struct weight *weights;
     size_t n_weights, weights_capacity;
-    struct shard *shards;
+    char **shards; /* their names */
     size_t n_shards, shards_capacity;
-    struct lm_map *by_tensor, *by_shard;
+    struct lm_map *by_shard;
 };
 
 static void index_free(struct index *x)
 {
-    lm_map_free(x->by_tensor);
     lm_map_free(x->by_shard);
     free(x->weights);
     free(x->shards);
@@ -58,7 +52,7 @@ static size_t shard_of(struct index *x, struct lm_span name)
         return i;
     if (x->n_shards == x->shards_capacity) {
         size_t capacity = x->shards_capacity ? x->shards_capacity * 2 : 16;
-        struct shard *bigger = reallocarray(x->shards, capacity, sizeof *bigger);
+        char **bigger = reallocarray(x->shards, capacity, sizeof *bigger);
         if (!bigger)
             return SIZE_MAX;
         x->shards = bigger;
@@ -67,7 +61,7 @@ static size_t shard_of(struct index *x, struct lm_span name)
     char *own = lm_arena_str(&x->arena, name);
     if (!own || lm_map_put(x->by_shard, lm_span_str(own), x->n_shards) < 0)
         return SIZE_MAX;
-    x->shards[x->n_shards] = (struct shard){own, 0};
+    x->shards[x->n_shards] = own;
     return x->n_shards++;
 }
 
@@ -76,9 +70,6 @@ static int add_weight(struct index *x, struct lm_span tensor, struct lm_span fil
     if (!is_plain_name(file))
         return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' is said to be in '%.*s', which is not a plain file name; "
                           "only files of the same folder are read", LMI_SHOW(tensor), LMI_SHOW(file));
-    int put = lm_map_put(x->by_tensor, tensor, x->n_weights);
-    if (put == 0)
-        return lm_err_set(e, LM_MALFORMED, "weight_map names tensor '%.*s' twice", LMI_SHOW(tensor));
     if (x->n_weights == x->weights_capacity) {
         size_t capacity = x->weights_capacity ? x->weights_capacity * 2 : 256;
         struct weight *bigger = reallocarray(x->weights, capacity, sizeof *bigger);
@@ -88,9 +79,8 @@ static int add_weight(struct index *x, struct lm_span tensor, struct lm_span fil
         x->weights_capacity = capacity;
     }
     size_t shard = shard_of(x, file);
-    if (put < 0 || shard == SIZE_MAX)
+    if (shard == SIZE_MAX)
         return lmi_nomem(e);
-    x->shards[shard].n_tensors++;
     x->weights[x->n_weights++] = (struct weight){tensor, shard};
     return 0;
 }
@@ -132,31 +122,37 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* Every tensor of this shard is named by the map, with this shard. */
-static int check_shard(const struct lm_model *m, const struct index *x, const char *shard, size_t first,
-                       struct lm_err *e)
+/* One line of the map: the tensor is there, in this shard, and no line before
+ * has named it. */
+static int check_weight(const struct lm_model *m, const struct index *x, const struct weight *w, bool *seen,
+                        struct lm_err *e)
 {
-    for (size_t i = first; i < m->n_tensors; i++) {
-        const char *name = m->tensors[i].name;
-        size_t w = lm_map_get(x->by_tensor, lm_span_str(name));
-        if (w == SIZE_MAX)
-            return lm_err_set(e, LM_MISMATCH, "tensor '%.200s' of %s is not in the weight_map", name, shard);
-        const char *said = x->shards[x->weights[w].shard].name;
-        if (strcmp(said, shard) != 0)
-            return lm_err_set(e, LM_MISMATCH, "tensor '%.200s' is in %s, the weight_map says %s", name, shard, said);
-    }
-    return 0;
+    size_t i = lm_map_get(m->by_name, w->tensor);
+    const char *said = x->shards[w->shard];
+
+    if (i == SIZE_MAX)
+        return lm_err_set(e, LM_MISSING, "tensor '%.*s' is missing: %s does not hold it", LMI_SHOW(w->tensor), said);
+    if (seen[i])
+        return lm_err_set(e, LM_MALFORMED, "weight_map names tensor '%.*s' twice", LMI_SHOW(w->tensor));
+    seen[i] = true;
+    const char *found = lmi_base_name(m->files[m->tensors[i].file].path);
+    return strcmp(found, said) == 0 ? 0 : lm_err_set(e, LM_MISMATCH, "tensor '%.*s' is in %s, the weight_map says %s",
+                                                     LMI_SHOW(w->tensor), found, said);
 }
 
-static int check_complete(const struct lm_model *m, const struct index *x, struct lm_err *e)
+static int check_all(const struct lm_model *m, const struct index *x, struct lm_err *e)
 {
-    if (m->n_tensors == x->n_weights)
-        return 0;
-    for (size_t i = 0; i < x->n_weights; i++)
-        if (lm_map_get(m->by_name, x->weights[i].tensor) == SIZE_MAX)
-            return lm_err_set(e, LM_MISSING, "tensor '%.*s' is missing: %s does not hold it",
-                              LMI_SHOW(x->weights[i].tensor), x->shards[x->weights[i].shard].name);
-    return 0;
+    bool *seen = calloc(m->n_tensors + 1, sizeof *seen);
+    int rc = seen ? 0 : lmi_nomem(e);
+
+    for (size_t i = 0; rc == 0 && i < x->n_weights; i++)
+        rc = check_weight(m, x, &x->weights[i], seen, e);
+    for (size_t i = 0; rc == 0 && i < m->n_tensors; i++)
+        if (!seen[i])
+            rc = lm_err_set(e, LM_MISMATCH, "tensor '%.200s' of %s is not in the weight_map", m->tensors[i].name,
+                            lmi_base_name(m->files[m->tensors[i].file].path));
+    free(seen);
+    return rc;
 }
 
 /* A shard may be a Git LFS pointer or a web page: say so instead of "bad header". */
@@ -182,30 +178,28 @@ static int read_shards(struct lm_model *m, const struct index *x, const char *pa
     if (!names)
         return lmi_nomem(e);
     for (size_t i = 0; i < x->n_shards; i++)
-        names[i] = x->shards[i].name;
+        names[i] = x->shards[i];
     qsort(names, x->n_shards, sizeof *names, by_name);
     for (size_t i = 0; i < x->n_shards; i++) {
-        size_t first = m->n_tensors;
         char *file = lmi_beside(&m->arena, path, names[i]);
         if (!file)
             return lmi_nomem(e);
-        if (check_kind(file, names[i], e) < 0 || lmi_st_read_file(m, file, e) < 0 ||
-            check_shard(m, x, names[i], first, e) < 0)
+        if (check_kind(file, names[i], e) < 0 || lmi_st_read_file(m, file, e) < 0)
             return -1;
     }
-    return check_complete(m, x, e);
+    return check_all(m, x, e);
 }
 
 int lmi_st_read_index(struct lm_model *m, const char *path, struct lm_err *e)
 {
-    struct index x = {.by_tensor = lm_map_new(0), .by_shard = lm_map_new(0)};
+    struct index x = {.by_shard = lm_map_new(0)};
     struct lm_model_file f;
 
     if (lmi_file_open(&f, path, e) < 0) {
         index_free(&x);
         return -1;
     }
-    int rc = x.by_tensor && x.by_shard ? parse(&x, f.map, e) : lmi_nomem(e);
+    int rc = x.by_shard ? parse(&x, f.map, e) : lmi_nomem(e);
     if (rc == 0)
         rc = read_shards(m, &x, path, e);
     /* A wrong shard names itself; the rest is about the index. */

@@ -31,7 +31,13 @@ static bool too_deep(struct lm_span text)
 json_t *lm_json_parse(struct lm_span text, const char *what, struct lm_err *e)
 {
     json_error_t error;
+    /* jansson drops a NUL that follows a number instead of refusing it. */
+    const uint8_t *nul = text.size ? memchr(text.data, 0, text.size) : NULL;
 
+    if (nul) {
+        lm_err_set(e, LM_MALFORMED, "%s: byte %zu: not valid JSON: a NUL byte", what, (size_t)(nul - text.data));
+        return NULL;
+    }
     if (too_deep(text)) {
         lm_err_set(e, LM_LIMIT, "%s: JSON nested deeper than %d levels", what, MAX_DEPTH);
         return NULL;

@@ -1,6 +1,7 @@
 #include "libmodel/tok/added.h"
 
 #include <stdlib.h>
+#include <utf8proc.h>
 
 #include "libmodel/tok/unicode.h"
 
@@ -104,15 +105,28 @@ static size_t char_before(struct lm_span text, size_t pos)
     return lmi_utf8_step(text.data + at, pos - at) == pos - at ? at : pos - 1;
 }
 
-static uint8_t class_at(struct lm_span text, size_t pos)
+/* The character at pos; U+FFFD when it is ill-formed. */
+static uint32_t char_at(struct lm_span text, size_t pos)
 {
-    return lmi_utf8_step(text.data + pos, text.size - pos) ? lmi_class_of(lmi_utf8_get(text.data + pos)) : 0;
+    return lmi_utf8_step(text.data + pos, text.size - pos) ? lmi_utf8_get(text.data + pos) : 0xfffd;
 }
 
-/* \w: letters, marks, numbers and joining punctuation (only '_' matters here). */
+/* \w as Unicode regexes have it: alphabetic, marks, decimal digits, joining
+ * punctuation, join controls. */
 static bool word_at(struct lm_span text, size_t pos)
 {
-    return (class_at(text, pos) & (LMI_L | LMI_M | LMI_N)) || text.data[pos] == '_';
+    uint32_t c = char_at(text, pos);
+    bool circled = (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) ||
+                   (c >= 0x1f170 && c <= 0x1f189);
+
+    switch (utf8proc_category((utf8proc_int32_t)c)) {
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return lmi_class_of(c) & (LMI_L | LMI_M) || circled || c == 0x200c || c == 0x200d;
+    }
 }
 
 static bool stands_alone(struct lm_span text, size_t begin, size_t end)
@@ -120,20 +134,26 @@ static bool stands_alone(struct lm_span text, size_t begin, size_t end)
     return (begin == 0 || !word_at(text, char_before(text, begin))) && (end == text.size || !word_at(text, end));
 }
 
-static size_t spaces_before(struct lm_span text, size_t pos, size_t from)
+/* In a text where ' ' stands for U+2581 it is no space. */
+static bool space_at(const struct lmi_added *a, struct lm_span text, size_t pos)
+{
+    return (lmi_class_of(char_at(text, pos)) & LMI_SPACE) && !(a->marked && text.data[pos] == ' ');
+}
+
+static size_t spaces_before(const struct lmi_added *a, struct lm_span text, size_t pos, size_t from)
 {
     while (pos > from) {
         size_t at = char_before(text, pos);
-        if (at < from || !(class_at(text, at) & LMI_SPACE))
+        if (at < from || !space_at(a, text, at))
             break;
         pos = at;
     }
-    return pos;
+    return pos > from ? pos : from;
 }
 
-static size_t spaces_after(struct lm_span text, size_t pos)
+static size_t spaces_after(const struct lmi_added *a, struct lm_span text, size_t pos)
 {
-    while (pos < text.size && (class_at(text, pos) & LMI_SPACE))
+    while (pos < text.size && space_at(a, text, pos))
         pos += lmi_utf8_width(text.data[pos]);
     return pos;
 }
@@ -150,26 +170,25 @@ static size_t candidate(const struct lmi_added *a, struct lm_span text, size_t p
     return pos;
 }
 
-const struct lmi_added_item *lmi_added_find(const struct lmi_added *a, struct lm_span text, size_t from, bool special,
-                                            size_t *begin, size_t *end)
+const struct lmi_added_item *lmi_added_find(const struct lmi_added *a, struct lm_span text, bool special,
+                                            struct lmi_match *m)
 {
     if (a->n == 0 || (!special && !a->any_ordinary))
         return NULL;
-    for (size_t pos = from; pos < text.size;) {
-        pos = candidate(a, text, pos);
+    while (m->search < text.size) {
+        size_t pos = candidate(a, text, m->search);
         const struct lmi_added_item *item =
             pos < text.size ? lmi_added_at(a, lm_span_of(text.data + pos, text.size - pos)) : NULL;
         if (!item) {
-            pos++;
+            m->search = pos + 1;
             continue;
         }
-        size_t stop = pos + item->text.size;
+        size_t stop = m->search = pos + item->text.size;
         if ((!item->special || special) && (!item->single_word || stands_alone(text, pos, stop))) {
-            *begin = item->lstrip ? spaces_before(text, pos, from) : pos;
-            *end = item->rstrip ? spaces_after(text, stop) : stop;
+            m->begin = item->lstrip ? spaces_before(a, text, pos, m->end) : pos;
+            m->end = item->rstrip ? spaces_after(a, text, stop) : stop;
             return item;
         }
-        pos = stop;
     }
     return NULL;
 }

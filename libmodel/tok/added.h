@@ -17,6 +17,7 @@ struct lmi_added {
         bool special, lstrip, rstrip, single_word;
     } *items; /* sorted by text */
     size_t n, capacity;
+    bool marked;             /* set by the owner: in the texts searched, ' ' stands for U+2581 */
     bool any_ordinary;       /* is one of them not special? */
     int only_first;          /* the first byte of all of them, or -1 */
     bool first[256];
@@ -31,10 +32,14 @@ void lmi_added_free(struct lmi_added *a);
 /* The longest item at the start of text, or NULL. */
 const struct lmi_added_item *lmi_added_at(const struct lmi_added *a, struct lm_span text);
 
-/* The next match at or after `from`, with its spaces taken in (lstrip, rstrip;
- * never before `from`). Special items count only if `special`: otherwise their
- * text is passed over as ordinary. NULL when there is none. */
-const struct lmi_added_item *lmi_added_find(const struct lmi_added *a, struct lm_span text, size_t from, bool special,
-                                            size_t *begin, size_t *end);
+/* A search: zero-initialise, then call find until it gives NULL. */
+struct lmi_match {
+    size_t begin, end; /* of the match, with the spaces that it takes in (lstrip, rstrip) */
+    size_t search;     /* where the next may begin: in front of `end` when spaces were taken in (as in HF) */
+};
+/* Special items count only if `special`: otherwise their text is passed over as
+ * ordinary. A match may begin in front of the end of the one before it. */
+const struct lmi_added_item *lmi_added_find(const struct lmi_added *a, struct lm_span text, bool special,
+                                            struct lmi_match *m);
 
 #endif

@@ -38,7 +38,7 @@ void lm_vocab_free(struct lm_vocab *v)
 
 int64_t lm_vocab_find(const struct lm_vocab *v, struct lm_span text)
 {
-    const struct lmi_vocab *b = (const struct lmi_vocab *)v;
+    const struct lmi_vocab *b = lmi_vocab_of(v);
     uint32_t id = text.size > UINT32_MAX ? LMI_NONE : lmi_texts_get(&b->texts, text);
 
     return id == LMI_NONE ? -1 : (int64_t)id;

@@ -16,6 +16,8 @@ struct lmi_vocab {
     struct lm_piece *pieces;
     size_t capacity;
     struct lm_merge *merges;
+    bool ranked;    /* a SentencePiece-style vocabulary whose merges rule, not its scores */
+    bool metaspace; /* spaces become U+2581 by the pre-tokenizer; there is no normalizer */
 };
 
 struct lmi_vocab *lmi_vocab_new(void); /* ids -1, pre "", NULL when out of memory */
@@ -38,6 +40,11 @@ struct lm_span lmi_vocab_copy(struct lmi_vocab *b, struct lm_span s);
 int lmi_vocab_index(struct lmi_vocab *b, struct lm_err *e);
 /* Last step of every reader: bounds of special ids, byte pieces, merges. */
 int lmi_vocab_finish(struct lmi_vocab *b, struct lm_err *e);
+
+static inline const struct lmi_vocab *lmi_vocab_of(const struct lm_vocab *v)
+{
+    return (const struct lmi_vocab *)v;
+}
 
 /* The readers. Each fills b; what names the file in messages. */
 int lmi_spm_read(struct lmi_vocab *b, struct lm_span file, struct lm_err *e);

@@ -26,14 +26,9 @@ static void find_bytes(struct lm_tokenizer *t)
         uint8_t letter[4];
         size_t n = lmi_utf8_put(lmi_byte_letter((uint8_t)b), letter);
         int64_t id = lm_vocab_find(t->v, lm_span_of(letter, n));
-        bool own = id >= 0 && (t->v->pieces[id].kind == LM_PIECE_NORMAL || n == 1);
+        bool own = id >= 0 && t->v->pieces[id].in_model;
         t->byte_id[b] = own ? (uint32_t)id : LMI_NONE;
     }
-}
-
-static bool is_model_piece(const struct lm_piece *p)
-{
-    return p->kind == LM_PIECE_NORMAL;
 }
 
 int lmi_byte_init(struct lm_tokenizer *t, struct lm_err *e)
@@ -111,7 +106,7 @@ static uint32_t whole_word(const struct lmi_call *c, size_t begin, size_t n)
     for (size_t i = 0; i < n; i++)
         size += lmi_utf8_put(lmi_byte_letter(c->bytes[begin + i]), letters + size);
     int64_t id = lm_vocab_find(c->t->v, lm_span_of(letters, size));
-    return id >= 0 && is_model_piece(&c->t->v->pieces[id]) ? (uint32_t)id : LMI_NONE;
+    return id >= 0 && c->t->v->pieces[id].in_model ? (uint32_t)id : LMI_NONE;
 }
 
 static int merge_word(struct lmi_call *c, size_t begin, size_t n, bool *whole)
@@ -228,13 +223,16 @@ static int slice(struct lmi_call *c, struct lm_span text, size_t at)
 static int normalized(struct lmi_call *c, struct lm_span text)
 {
     const struct lmi_added_item *item;
-    size_t pos = 0, begin, end;
+    struct lmi_match m = {0};
+    size_t pos = 0;
 
-    while ((item = lmi_added_find(&c->t->norm, text, pos, c->special, &begin, &end)) != NULL) {
-        if (slice(c, lm_span_of(text.data + pos, begin - pos), pos) < 0 || lmi_call_reserve(c, 1) < 0)
+    while ((item = lmi_added_find(&c->t->norm, text, c->special, &m)) != NULL) {
+        if (pos < m.begin && slice(c, lm_span_of(text.data + pos, m.begin - pos), pos) < 0)
             return -1;
-        lmi_call_emit(c, item->id, begin, end);
-        pos = end;
+        if (lmi_call_reserve(c, 1) < 0)
+            return -1;
+        lmi_call_emit(c, item->id, m.begin, m.end);
+        pos = m.end;
     }
     return slice(c, lm_span_of(text.data + pos, text.size - pos), pos);
 }

@@ -17,8 +17,9 @@ struct lmi_chars {
 struct lm_tokenizer {
     const struct lm_vocab *v;
     struct lm_arena arena;
-    struct lmi_added raw;  /* looked for in the text as it is */
-    struct lmi_added norm; /* … in the normalized text */
+    struct lmi_added raw;    /* looked for in the text as it is */
+    struct lmi_added second; /* … then in what those leave of it */
+    struct lmi_added norm;   /* … in the normalized text */
     struct lmi_pairs pairs;
     uint32_t *length;      /* bytes of a symbol in the text that is merged (for SentencePiece a space counts one) */
     size_t n_symbols;
@@ -31,6 +32,7 @@ struct lm_tokenizer {
     struct lmi_added symbols; /* what the normalizer leaves alone */
     struct lmi_chars chars;
     struct lmi_pairs adjacent; /* symbols that stand side by side in some piece: no other place can be merged across */
+    bool space_is_piece;
     bool glue[256];            /* last bytes of characters that some piece has in front of a space */
     uint8_t *unused;           /* per symbol, when the vocabulary has UNUSED pieces; else NULL */
 };
@@ -62,7 +64,7 @@ struct lmi_call {
     uint32_t *ids; /* symbols of a word */
     size_t ids_capacity;
     size_t unk_end; /* out->n after the last unknown that the next may join */
-    bool unk_seen;  /* since the word began */
+    bool no_cache;  /* the word in work must not be remembered */
 };
 
 /* Room for n more ids in out. */

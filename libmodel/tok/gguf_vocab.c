@@ -56,6 +56,7 @@ static int read_kinds(struct lmi_vocab *b, const struct lm_meta *m, struct lm_er
         bool byte_bpe = b->v.algo == LM_VOCAB_BYTE_BPE;
         p->special = p->kind == LM_PIECE_CONTROL;
         p->added = byte_bpe && (p->kind == LM_PIECE_CONTROL || p->kind == LM_PIECE_USER_DEFINED);
+        p->in_model = !p->added;
     }
     return 0;
 }

@@ -39,7 +39,7 @@ static int read_vocab(struct lmi_vocab *b, json_t *vocab, struct lm_err *e)
             return lmi_nomem_vocab(e);
         if (p->text.data)
             return lm_err_set(e, LM_MALFORMED, "two pieces have the id %lld", (long long)id);
-        *p = (struct lm_piece){.text = lmi_vocab_copy(b, key), .kind = LM_PIECE_NORMAL};
+        *p = (struct lm_piece){.text = lmi_vocab_copy(b, key), .kind = LM_PIECE_NORMAL, .in_model = true};
         if (!p->text.data)
             return lmi_nomem_vocab(e);
     }
@@ -125,6 +125,7 @@ static int read_model(struct lmi_vocab *b, const json_t *model, struct lm_err *e
     b->v.ignore_merges = !empty(json_object_get(model, "ignore_merges"));
     if (b->v.algo == LM_VOCAB_BYTE_BPE)
         return 0;
+    b->ranked = true;
     if (b->v.ignore_merges)
         return lm_err_set(e, LM_UNSUPPORTED, "model.ignore_merges in a SentencePiece-style vocabulary is not handled");
     b->v.byte_fallback = !empty(json_object_get(model, "byte_fallback"));

@@ -149,7 +149,9 @@ static int metaspace(struct lmi_vocab *b, const json_t *p, struct lm_err *e)
         return bad_pre(p, " with split", e);
     if (!scheme)
         scheme = flag(p, "add_prefix_space", true) ? "always" : "never";
-    b->v.escape_whitespaces = true;
+    if (b->v.escape_whitespaces || b->v.add_dummy_prefix)
+        return bad_pre(p, " after a normalizer", e);
+    b->metaspace = b->v.escape_whitespaces = true;
     b->v.add_prefix_space = strcmp(scheme, "never") != 0;
     b->v.prefix_every_part = strcmp(scheme, "always") == 0;
     return 0;
@@ -211,6 +213,7 @@ int lmi_hf_added_token(struct lmi_vocab *b, size_t id, const json_t *object, str
     if (!text.data)
         return lmi_nomem_vocab(e);
     bool special = flag(object, "special", false), same = lm_span_eq(p->text, content);
+    p->in_model = same && p->in_model;
     p->text = text;
     /* <unk> and <0x41> stay what the model says they are. */
     if (!same || (p->kind != LM_PIECE_UNKNOWN && p->kind != LM_PIECE_BYTE))

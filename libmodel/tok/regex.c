@@ -59,6 +59,17 @@ static int translate_escape(struct out *o, char c, bool in_class, struct lm_err 
     return 0;
 }
 
+/* {…} right behind an escape that takes it; returns its length. */
+static size_t braces(struct out *o, struct lm_span rest)
+{
+    bool takes = o->n >= 2 && o->text[o->n - 2] == '\\' && strchr("pPx", o->text[o->n - 1]);
+    const uint8_t *end = takes && rest.size && rest.data[0] == '{' ? memchr(rest.data, '}', rest.size) : NULL;
+    size_t n = end ? (size_t)(end - rest.data) + 1 : 0;
+
+    add(o, (const char *)rest.data, n);
+    return n;
+}
+
 /* Groups that only group or look around; no recursion, conditions, callouts. */
 static bool harmless_group(struct lm_span rest)
 {
@@ -82,6 +93,7 @@ static int translate(struct out *o, struct lm_span regex, struct lm_err *e)
         if (c == '\\' && i + 1 < regex.size) {
             if (translate_escape(o, (char)regex.data[++i], in_class, e) < 0)
                 return -1;
+            i += braces(o, lm_span_of(regex.data + i + 1, regex.size - i - 1));
             continue;
         }
         if (in_class && c == '[')

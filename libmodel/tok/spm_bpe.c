@@ -113,7 +113,7 @@ static void emit_unknown(struct lmi_call *c, size_t begin, size_t end)
     const struct lm_vocab *v = c->t->v;
     struct lm_ids *o = c->out;
 
-    c->unk_seen = true;
+    c->no_cache = true; /* it may join what stood before */
     if (v->fuse_unk && c->unk_end == o->n && o->n > 0) {
         if (c->offsets)
             o->offsets[o->n - 1].end = lmi_call_offset(c, end);
@@ -130,8 +130,10 @@ static void emit_character(struct lmi_call *c, size_t begin, size_t end)
     struct lm_span s = lm_span_of(c->part.data + begin, end - begin);
     const uint32_t *byte_id = c->t->byte_id;
 
-    if (c->t->v->escape_whitespaces && is_space(s))
+    if (c->t->v->escape_whitespaces && is_space(s)) {
         s = lm_span_str(LMI_SPACE_MARK);
+        c->no_cache = true; /* three ids for one byte */
+    }
     for (size_t i = 0; i < s.size; i++)
         if (!c->t->v->byte_fallback || byte_id[s.data[i]] == LMI_NONE) {
             emit_unknown(c, begin, end);
@@ -154,43 +156,14 @@ static void emit_symbol(struct lmi_call *c, uint32_t id, size_t *pos)
     *pos += n;
 }
 
-/* UNUSED pieces take part in merges and are taken apart again at the end, by
- * the last pair that was queued to give them. A piece's halves are shorter than
- * it, so the stack is never deeper than a piece has characters. */
-static int emit_taken_apart(struct lmi_call *c, uint32_t id, size_t *pos)
-{
-    enum { DEEPEST = 1100 };
-    uint32_t stack[DEEPEST];
-    size_t n = 0;
-
-    stack[n++] = id;
-    while (n > 0) {
-        id = stack[--n];
-        const uint32_t *half = id < c->t->v->n_pieces && c->t->unused[id] ? c->merge.halves[id] : NULL;
-        if (!half || half[0] == LMI_NONE) {
-            emit_symbol(c, id, pos);
-            continue;
-        }
-        if (n + 2 > DEEPEST)
-            return lm_err_set(c->e, LM_LIMIT, "an unused piece of more than %d parts", DEEPEST);
-        stack[n++] = half[1];
-        stack[n++] = half[0];
-    }
-    return 0;
-}
-
 /* Merges ids[0..n), the symbols of part from begin on, and emits them. */
 static int merge_and_emit(struct lmi_call *c, size_t begin, uint32_t *ids, size_t n)
 {
     n = lmi_merge(&c->merge, &c->t->pairs, ids, n);
     if (n == SIZE_MAX)
         return lmi_call_nomem(c);
-    for (size_t i = 0; i < n; i++) {
-        if (!c->t->unused)
-            emit_symbol(c, ids[i], &begin);
-        else if (emit_taken_apart(c, ids[i], &begin) < 0)
-            return -1;
-    }
+    for (size_t i = 0; i < n; i++)
+        emit_symbol(c, ids[i], &begin);
     return 0;
 }
 
@@ -213,7 +186,7 @@ enum { LONG_WORD = 64 };
 static int encode_word(struct lmi_call *c, size_t begin, size_t end)
 {
     uint32_t *ids = lmi_call_symbols(c, end - begin);
-    bool cut = end - begin > LONG_WORD && !c->t->unused;
+    bool cut = end - begin > LONG_WORD;
     size_t n = 0;
 
     if (!ids)
@@ -231,30 +204,34 @@ static int encode_word(struct lmi_call *c, size_t begin, size_t end)
     return merge_and_emit(c, begin, ids, n);
 }
 
+/* Every byte may become an id of its own; a space that is no piece, three. */
+static int reserve(struct lmi_call *c, size_t n_bytes)
+{
+    return lmi_call_reserve(c, n_bytes * (c->t->space_is_piece ? 1 : 3) + LMI_CACHED_IDS);
+}
+
 static int word(struct lmi_call *c, size_t begin, size_t end)
 {
     size_t n = end - begin, from = c->out->n;
     uint64_t key[2];
 
-    /* Every byte may become an id, and a space three. */
-    if (lmi_call_reserve(c, n + 2 + LMI_CACHED_IDS) < 0)
+    if (reserve(c, n) < 0)
         return -1;
-    if (n > LMI_CACHED_BYTES || c->t->unused)
+    if (n > LMI_CACHED_BYTES)
         return encode_word(c, begin, end);
     lmi_cache_key(c, begin, n, key);
     struct lmi_slot *slot = lmi_cache_slot(c, key);
     if (lmi_cache_get(c, slot, key, begin, n))
         return 0;
-    c->unk_seen = false;
+    c->no_cache = false;
     if (encode_word(c, begin, end) < 0)
         return -1;
-    /* Unknowns join what stood before, so they are not remembered. */
-    if (!c->unk_seen)
+    if (!c->no_cache)
         lmi_cache_put(c, slot, key, n, from);
     return 0;
 }
 
-/* ---- the parts of a text */
+/* ---- words of a text */
 
 /* Where the word at pos ends: in front of the next space that may be cut at. */
 static size_t word_end(const struct lm_tokenizer *t, struct lm_span s, size_t pos)
@@ -271,8 +248,6 @@ static int run(struct lmi_call *c, size_t begin, size_t end)
 {
     struct lm_span s = lm_span_of(c->part.data, end);
 
-    if (c->t->unused)
-        return begin < end ? word(c, begin, end) : 0;
     while (begin < end) {
         size_t next = word_end(c->t, s, begin);
         if (word(c, begin, next) < 0)
@@ -282,19 +257,117 @@ static int run(struct lmi_call *c, size_t begin, size_t end)
     return 0;
 }
 
+/* The same with a space in front that the text does not have. Only the first
+ * word has to be copied for it. */
+static int run_prefixed(struct lmi_call *c, size_t begin, size_t end)
+{
+    struct lmi_normal n = {0};
+    struct lm_span part = c->part;
+    const size_t *map = c->map;
+    size_t head = word_end(c->t, lm_span_of(part.data, end), begin);
+
+    lmi_normal_add(&n, (const uint8_t *)" ", 1, lmi_call_offset(c, begin), c->offsets);
+    for (size_t i = begin; i < head; i++)
+        lmi_normal_add(&n, part.data + i, 1, lmi_call_offset(c, i), c->offsets);
+    lmi_normal_end(&n, lmi_call_offset(c, head), c->offsets);
+    c->part = lm_span_of(n.text, n.n);
+    c->bytes = n.text;
+    c->map = n.map;
+    int rc = n.failed ? lmi_call_nomem(c) : run(c, 0, n.n);
+    lmi_normal_free(&n);
+    c->part = part;
+    c->bytes = part.data;
+    c->map = map;
+    return rc < 0 ? -1 : run(c, head, end);
+}
+
+/* ---- vocabularies with UNUSED pieces
+ *
+ * Such a piece takes part in merges and is taken apart again at the end, by the
+ * pair that was queued last to give it, anywhere in the text. So the text is
+ * merged as a whole, with the user-defined symbols in it as symbols that are in
+ * no pair. */
+
+#define FROZEN 0x80000000u
+
+/* Halves are shorter than their piece, so the stack never grows past the
+ * characters of the longest. */
+static int emit_taken_apart(struct lmi_call *c, uint32_t id, size_t *pos)
+{
+    enum { DEEPEST = 1100 };
+    uint32_t stack[DEEPEST];
+    size_t n = 0;
+
+    stack[n++] = id;
+    while (n > 0) {
+        id = stack[--n];
+        bool unused = id < c->t->v->n_pieces && c->t->unused[id];
+        const uint32_t *half = unused ? c->merge.halves[id] : NULL;
+        if (!unused) {
+            emit_symbol(c, id, pos);
+        } else if (half[0] == LMI_NONE) { /* a character: as if it were no piece */
+            emit_character(c, *pos, *pos + c->t->length[id]);
+            *pos += c->t->length[id];
+        } else if (n + 2 <= DEEPEST) {
+            stack[n++] = half[1];
+            stack[n++] = half[0];
+        } else {
+            return lm_err_set(c->e, LM_LIMIT, "an unused piece of more than %d parts", DEEPEST);
+        }
+    }
+    return 0;
+}
+
+static size_t symbols_of_part(const struct lmi_call *c, uint32_t *ids)
+{
+    size_t n = 0;
+
+    for (size_t pos = 0; pos < c->part.size;) {
+        struct lm_span rest = lm_span_of(c->part.data + pos, c->part.size - pos);
+        const struct lmi_added_item *symbol = lmi_added_at(&c->t->norm, rest);
+        ids[n++] = symbol ? symbol->id | FROZEN : char_symbol(c->t, rest.data);
+        pos += symbol ? symbol->text.size : lmi_utf8_width(rest.data[0]);
+    }
+    return n;
+}
+
+static int encode_whole(struct lmi_call *c)
+{
+    uint32_t *ids = lmi_call_symbols(c, c->part.size + 1);
+
+    if (!ids || reserve(c, c->part.size) < 0)
+        return -1;
+    size_t pos = 0, n = lmi_merge(&c->merge, &c->t->pairs, ids, symbols_of_part(c, ids));
+    if (n == SIZE_MAX)
+        return lmi_call_nomem(c);
+    for (size_t i = 0; i < n; i++) {
+        bool frozen = ids[i] != LMI_NONE && ids[i] & FROZEN;
+        if (frozen)
+            emit_symbol(c, ids[i] & ~FROZEN, &pos);
+        else if (emit_taken_apart(c, ids[i], &pos) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- the parts of a text */
+
 /* A normalized text. */
 static int encode_part(struct lmi_call *c, struct lm_span part)
 {
     const struct lmi_added_item *item;
-    size_t pos = 0, begin, end;
+    struct lmi_match m = {0};
+    size_t pos = 0;
 
     c->part = part;
     c->bytes = part.data;
-    while ((item = lmi_added_find(&c->t->norm, part, pos, c->special, &begin, &end)) != NULL) {
-        if (run(c, pos, begin) < 0 || lmi_call_reserve(c, 1) < 0)
+    if (c->t->unused)
+        return encode_whole(c);
+    while ((item = lmi_added_find(&c->t->norm, part, c->special, &m)) != NULL) {
+        if (run(c, pos, m.begin) < 0 || lmi_call_reserve(c, 1) < 0)
             return -1;
-        lmi_call_emit(c, item->id, begin, end);
-        pos = end;
+        lmi_call_emit(c, item->id, m.begin, m.end);
+        pos = m.end;
     }
     return run(c, pos, part.size);
 }
@@ -321,34 +394,27 @@ static int encode_normalized(struct lmi_call *c, struct lm_span text, size_t bas
     return rc;
 }
 
+/* The model's own prefix comes always, that of add_prefix_space not in front of
+ * a space. */
 static bool wants_prefix(const struct lm_vocab *v, struct lm_span text, bool first)
 {
-    bool begins_with_space = text.data[0] == ' ' || (text.size >= 3 && memcmp(text.data, LMI_SPACE_MARK, 3) == 0);
+    bool space = text.data[0] == ' ' || (text.size >= 3 && memcmp(text.data, LMI_SPACE_MARK, 3) == 0);
 
-    if (!first && !v->prefix_every_part)
-        return false;
-    return v->add_dummy_prefix || (v->add_prefix_space && !begins_with_space);
+    return (first || v->prefix_every_part) && (v->add_dummy_prefix || (v->add_prefix_space && !space));
 }
 
 int lmi_spm_encode(struct lmi_call *c, struct lm_span text, size_t base, bool first)
 {
     bool prefix = text.size > 0 && wants_prefix(c->t->v, text, first);
-    size_t head = 0;
 
     if (text.size == 0)
         return 0;
     c->unk_end = 0;
     if (!is_plain(c->t, text))
         return encode_normalized(c, text, base, prefix);
-    /* Only the first word, which gets the prefix, has to be copied. */
-    if (prefix) {
-        head = word_end(c->t, text, 0);
-        if (encode_normalized(c, lm_span_of(text.data, head), base, true) < 0)
-            return -1;
-    }
     c->map = NULL;
-    c->base = base + head;
-    c->part = lm_span_of(text.data + head, text.size - head);
-    c->bytes = c->part.data;
-    return run(c, 0, c->part.size); /* c->unk_end stays: it is one text */
+    c->base = base;
+    c->part = text;
+    c->bytes = text.data;
+    return prefix ? run_prefixed(c, 0, text.size) : run(c, 0, text.size);
 }

@@ -1,6 +1,7 @@
 /* What SentencePiece's BPE needs of a vocabulary, computed once: which two
  * symbols merge into which piece and in what order, and where a text can be cut
  * so that the parts can be merged (and remembered) on their own. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "libmodel/tok/build.h"
@@ -53,7 +54,10 @@ static bool takes_part(const struct lm_vocab *v, const struct lm_piece *p)
     /* The normalizer leaves no spaces, so a piece with one is never made. */
     bool spaces = v->escape_whitespaces && p->kind != LM_PIECE_USER_DEFINED && memchr(p->text.data, ' ', p->text.size);
 
-    return kind && !spaces && !is_filler(p) && !(p->added && p->kind != LM_PIECE_NORMAL && v->n_merges == 0) &&
+    /* Since 0.2.3 the library leaves NUL to the byte pieces. */
+    bool nul = v->byte_fallback && !lmi_vocab_of(v)->ranked && p->text.size == 1 && p->text.data[0] == 0;
+
+    return kind && p->in_model && !spaces && !nul && !is_filler(p) &&
            lmi_utf8_valid_prefix(p->text) == p->text.size;
 }
 
@@ -151,7 +155,9 @@ static int by_falling_score(const void *a, const void *b)
 {
     const struct scored *x = a, *y = b;
 
-    return (x->score < y->score) - (x->score > y->score);
+    if (x->score != y->score)
+        return x->score < y->score ? 1 : -1;
+    return (signbit(x->score) != 0) - (signbit(y->score) != 0); /* the library puts 0 before -0 */
 }
 
 static int rank_scores(struct init *x)
@@ -168,7 +174,7 @@ static int rank_scores(struct init *x)
         sorted[i] = (struct scored){v->pieces[i].score, (uint32_t)i};
     qsort(sorted, v->n_pieces, sizeof *sorted, by_falling_score);
     for (uint32_t i = 0, rank = 0; i < v->n_pieces; i++) {
-        if (i > 0 && sorted[i].score < sorted[i - 1].score)
+        if (i > 0 && by_falling_score(&sorted[i - 1], &sorted[i]) != 0)
             rank = i;
         x->order[sorted[i].id] = rank;
     }
@@ -251,7 +257,7 @@ static int make_pairs(struct init *x)
 
     if (!lmi_pairs_init(&t->pairs, 2 * t->v->n_pieces) || !lmi_pairs_init(&t->adjacent, t->v->n_pieces))
         return nomem(x);
-    if ((t->v->n_merges ? pairs_from_merges(x) : pairs_from_scores(x)) < 0)
+    if ((lmi_vocab_of(t->v)->ranked ? pairs_from_merges(x) : pairs_from_scores(x)) < 0)
         return -1;
     return note_neighbours(x);
 }
@@ -265,7 +271,7 @@ static int note_unused(struct init *x)
 
     for (size_t i = 0; i < t->v->n_pieces; i++)
         any |= x->texts[i].size > 0 && t->v->pieces[i].kind == LM_PIECE_UNUSED;
-    if (!any || t->v->n_merges)
+    if (!any || lmi_vocab_of(t->v)->ranked)
         return 0;
     t->unused = lm_arena_alloc(&t->arena, t->n_symbols);
     if (!t->unused)
@@ -310,6 +316,7 @@ int lmi_spm_init(struct lm_tokenizer *t, struct lm_err *e)
         measure_symbols(&x) == 0 && make_pairs(&x) == 0 && note_unused(&x) == 0)
         rc = note_symbols(&x);
     note_bytes(t);
+    t->space_is_piece = char_id(t, ' ') < t->v->n_pieces && !t->unused;
     free(x.texts);
     free(x.order);
     lmi_texts_free(&x.by_text);

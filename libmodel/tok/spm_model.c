@@ -31,7 +31,7 @@ static int read_piece(struct lmi_vocab *b, struct lm_span message, struct lm_err
 
     if (!p)
         return lmi_nomem_vocab(e);
-    *p = (struct lm_piece){.kind = LM_PIECE_NORMAL};
+    *p = (struct lm_piece){.kind = LM_PIECE_NORMAL, .in_model = true};
     while ((rc = lmi_pb_next(&c, &f, e)) > 0) {
         if (f.number == 1 && (rc = lmi_pb_expect(&f, LMI_PB_BYTES, e)) == 0)
             text = f.bytes;
@@ -258,12 +258,12 @@ static void put_text(struct lmi_buf *trainer, uint32_t number, const struct lm_v
         lmi_pb_put_bytes(trainer, number, v->pieces[id].text);
 }
 
-static void put_trainer(struct lmi_buf *out, const struct lm_vocab *v)
+static void put_trainer(struct lmi_buf *out, const struct lm_vocab *v, size_t n)
 {
     struct lmi_buf t = {0};
 
     lmi_pb_put_uint(&t, 3, BPE);
-    lmi_pb_put_uint(&t, 4, v->n_pieces);
+    lmi_pb_put_uint(&t, 4, n);
     lmi_pb_put_uint(&t, 35, v->byte_fallback);
     put_id(&t, 40, v->unk_id);
     put_id(&t, 41, v->bos_id);
@@ -314,12 +314,15 @@ static void put_piece(struct lmi_buf *out, struct lmi_buf *p, struct lmi_buf *te
 void lmi_spm_write(struct lmi_buf *out, const struct lm_vocab *v)
 {
     struct lmi_buf piece = {0}, text = {0};
+    size_t n = v->n_pieces;
 
-    for (size_t i = 0; i < v->n_pieces; i++)
+    while (n > 0 && !v->pieces[n - 1].in_model) /* tokenizer_config.json adds them again */
+        n--;
+    for (size_t i = 0; i < n; i++)
         put_piece(out, &piece, &text, v, &v->pieces[i]);
     out->failed |= piece.failed | text.failed;
     lmi_buf_free(&piece);
     lmi_buf_free(&text);
-    put_trainer(out, v);
+    put_trainer(out, v, n);
     put_normalizer(out, v);
 }

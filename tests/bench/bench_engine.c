@@ -141,7 +141,7 @@ int main(int argc, char **argv)
     struct options o = {NULL, "cpu", 512, 64, 2, 3, false};
     struct lm_engine_options eo = {0};
     struct lm_model *m;
-    struct lm_engine *g;
+    struct lm_engine *g = NULL;
     struct lm_err e = {0};
     char what[256];
 

@@ -1,0 +1,2 @@
+#define LMC_SCAN lmc_scan_portable
+#include "convert/audit_scan.h"
