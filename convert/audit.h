@@ -7,6 +7,8 @@
 
 #include "convert/convert.h"
 
+struct lmc_canons;
+
 /* ---- rules */
 
 enum lm_severity { LM_NOTE, LM_WARNING, LM_ERROR };
@@ -108,6 +110,8 @@ struct lm_audit {
     struct lm_audit_options o;
     const char *path;
     struct lm_model *m;      /* NULL: cannot be opened, findings say why */
+    struct lmc_canons *canons; /* private */
+    bool failed;               /* private: out of memory */
     bool has_config;
     struct lm_config config;
     const char *arch;        /* as the checkpoint calls it, or NULL */

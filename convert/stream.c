@@ -32,6 +32,7 @@ struct stream {
     const struct lm_run_options *o;
     uint64_t piece;             /* elements */
     uint64_t large;             /* source bytes from which pages are dropped behind */
+    pthread_mutex_t copying;    /* two copies into one file only wait for each other in the kernel, and badly */
     pthread_mutex_t lock;
     /* under the lock */
     size_t item;
@@ -251,6 +252,18 @@ static int compute(struct stream *s, const struct job *j, const struct buffers *
     return 0;
 }
 
+static int copy(struct stream *s, const struct lm_plan_item *it, const struct job *j, struct lmc_place at, uint8_t *buf,
+                struct lm_err *e)
+{
+    uint64_t from = it->src->offset + lm_dtype_bytes(it->dtype, j->first);
+
+    pthread_mutex_lock(&s->copying);
+    int rc = copy_range(lm_model_file(s->p->src, it->src->file)->fd, from, at.fd, at.offset,
+                        lm_dtype_bytes(it->dtype, j->n), buf, e);
+    pthread_mutex_unlock(&s->copying);
+    return rc;
+}
+
 static int do_job(struct stream *s, const struct job *j, const struct buffers *b, struct lmc_tally *t, struct lm_err *e)
 {
     const struct lm_plan_item *it = &s->p->items[j->item];
@@ -260,8 +273,7 @@ static int do_job(struct stream *s, const struct job *j, const struct buffers *b
 
     at.offset += lm_dtype_bytes(it->dtype, j->first);
     if (keeps_bytes(it))
-        return copy_range(lm_model_file(s->p->src, it->src->file)->fd,
-                          it->src->offset + lm_dtype_bytes(it->dtype, j->first), at.fd, at.offset, n_out, b->raw, e);
+        return copy(s, it, j, at, b->raw, e);
     if (!it->src)
         lm_dtype_info(it->dtype)->from_f32(b->out, it->made + j->first, j->n);
     else if (it->src->dtype != it->dtype) {
@@ -360,7 +372,8 @@ static void advise(const struct lm_model *m)
 
 int lmc_stream(struct lm_plan *p, const struct lmc_place *places, const struct lm_run_options *o, struct lm_err *e)
 {
-    struct stream s = {.p = p, .places = places, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
+    struct stream s = {.p = p, .places = places, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER,
+                       .copying = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
     pthread_t threads[256];
     int n = n_threads_of(o), started = 0;
 
@@ -375,6 +388,7 @@ int lmc_stream(struct lm_plan *p, const struct lmc_place *places, const struct l
     while (started > 0)
         pthread_join(threads[--started], NULL);
     pthread_mutex_destroy(&s.lock);
+    pthread_mutex_destroy(&s.copying);
     free(s.finished);
     if (s.failed)
         *e = s.err;

@@ -2,19 +2,20 @@
  * \s is spelled out (PCRE2's \s has U+180E and is not exactly White_Space) and
  * what means something else in the two is refused.
  *
- * Backtracking can cost exponential time in the text and look-ahead quadratic
- * time, and both regex and text may be hostile. Two limits: PCRE2's own count
- * of steps for one match, and a budget for the bytes that all matches of a run
- * may look at. The second is exact because a match first sees only a window of
- * the text; one that reaches the window's end (a partial match) is tried again
- * in a window twice as large. */
+ * Backtracking can cost exponential time in the text, look-ahead and long
+ * failures quadratic time, and both regex and text may be hostile. So every
+ * match is tried at one place only and sees only a window of the text; one that
+ * reaches the window's end (a partial match) is tried again in a window twice
+ * as large. The steps of a match are limited by its window, the windows of all
+ * matches together by the length of the text. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdlib.h>
 
 #include "libmodel/tok/pretok.h"
+#include "libmodel/tok/unicode.h"
 
-enum { FIRST_WINDOW = 256, STEPS_OF_A_MATCH = 1000000, MAX_REGEX = 16384 };
+enum { FIRST_WINDOW = 256, STEPS_PER_BYTE = 16, STEPS_AT_LEAST = 10000, MAX_REGEX = 16384 };
 
 struct lmi_regex {
     pcre2_code *code;
@@ -123,7 +124,7 @@ static int compile(struct lmi_regex *r, struct out o, struct lm_err *e)
     PCRE2_SIZE at;
     uint8_t message[120];
 
-    r->code = pcre2_compile((PCRE2_SPTR)o.text, o.n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE,
+    r->code = pcre2_compile((PCRE2_SPTR)o.text, o.n, PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE,
                             &code, &at, NULL);
     if (!r->code) {
         pcre2_get_error_message(code, message, sizeof message);
@@ -175,9 +176,7 @@ int lmi_regex_begin(struct lmi_regex_run *run, const struct lmi_regex *r, size_t
         lmi_regex_end(run);
         return lm_err_set(e, LM_NOMEM, "out of memory for a regex");
     }
-    pcre2_set_match_limit(context, STEPS_OF_A_MATCH);
-    /* A word of one byte costs a window; look-ahead over much more than that is
-     * what the limit is for. */
+    /* A word of one byte costs a window: four windows a byte leave room. */
     if (__builtin_mul_overflow((uint64_t)n_bytes, (uint64_t)4 * FIRST_WINDOW, &run->budget))
         run->budget = UINT64_MAX;
     run->budget += run->budget < UINT64_MAX / 2 ? 1 << 20 : 0;
@@ -200,39 +199,45 @@ static size_t window_end(struct lm_span text, size_t from, size_t window)
     return end;
 }
 
-/* PCRE2's result for the smallest window that is certain. */
-static int match(const struct lmi_regex *r, struct lmi_regex_run *run, struct lm_span text, size_t from)
+static void limit_steps(struct lmi_regex_run *run, size_t window)
+{
+    size_t steps = window < UINT32_MAX / STEPS_PER_BYTE ? window * STEPS_PER_BYTE : UINT32_MAX;
+
+    pcre2_set_match_limit(run->context, (uint32_t)(steps > STEPS_AT_LEAST ? steps : STEPS_AT_LEAST));
+}
+
+/* PCRE2's result at exactly this place, from the smallest window that is certain. */
+static int match_at(const struct lmi_regex *r, struct lmi_regex_run *run, struct lm_span text, size_t at)
 {
     for (size_t window = FIRST_WINDOW;; window *= 2) {
-        size_t end = window_end(text, from, window);
-        uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | (end < text.size ? PCRE2_PARTIAL_HARD : 0);
-        run->spent += end - from;
+        size_t end = window_end(text, at, window);
+        uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
+        options |= end < text.size ? PCRE2_PARTIAL_HARD : 0;
+        run->spent += end - at;
         if (run->spent > run->budget)
             return PCRE2_ERROR_MATCHLIMIT;
-        int rc = pcre2_match(r->code, text.data, end, from, options, run->match_data, run->context);
+        limit_steps(run, end - at);
+        int rc = pcre2_match(r->code, text.data, end, at, options, run->match_data, run->context);
         if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-            rc = pcre2_match(r->code, text.data, end, from, options | PCRE2_NO_JIT, run->match_data, run->context);
-        /* No match in a window says nothing about the text behind it. */
-        if (end == text.size || (rc != PCRE2_ERROR_PARTIAL && rc != PCRE2_ERROR_NOMATCH))
+            rc = pcre2_match(r->code, text.data, end, at, options | PCRE2_NO_JIT, run->match_data, run->context);
+        if (rc != PCRE2_ERROR_PARTIAL)
             return rc;
-        if (rc == PCRE2_ERROR_NOMATCH) {
-            from = end;
-            window = FIRST_WINDOW / 2;
-        }
     }
 }
 
 int lmi_regex_find(const struct lmi_regex *r, struct lmi_regex_run *run, struct lm_span text, size_t from,
                    size_t *begin, size_t *end, struct lm_err *e)
 {
-    int rc = from < text.size ? match(r, run, text, from) : PCRE2_ERROR_NOMATCH;
+    int rc = PCRE2_ERROR_NOMATCH;
 
+    for (size_t at = from; at < text.size && rc == PCRE2_ERROR_NOMATCH; at += lmi_utf8_width(text.data[at])) {
+        rc = match_at(r, run, text, at);
+        *begin = at;
+    }
     if (rc == PCRE2_ERROR_NOMATCH)
         return 0;
     if (rc < 0)
-        return lm_err_set(e, LM_LIMIT, "the pre-tokenizer's regex takes too many steps on this text (byte %zu)", from);
-    const PCRE2_SIZE *v = pcre2_get_ovector_pointer(run->match_data);
-    *begin = v[0];
-    *end = v[1];
+        return lm_err_set(e, LM_LIMIT, "the pre-tokenizer's regex takes too many steps on this text (byte %zu)", *begin);
+    *end = pcre2_get_ovector_pointer(run->match_data)[1];
     return 1;
 }
