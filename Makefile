@@ -91,7 +91,8 @@ isa_flags =
 ifneq ($(filter x86_64%,$(machine)),)
 isa_flags = $(if $(findstring _avx512,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mavx2 -mfma -mf16c -mbmi2)$(if $(findstring _avx2,$(1)),-mavx2 -mfma -mf16c -mbmi2)
 endif
-parser_flags = $(if $(filter libmodel/fmt/% libmodel/parse/% libmodel/tok/% libmodel/bytes.c libmodel/model.c libmodel/meta.c,$(1)),$(PARSER))
+parser_flags = $(if $(filter libmodel/fmt/% libmodel/parse/% libmodel/tok/% libmodel/bytes.c libmodel/model.c libmodel/meta.c libmodel/tensor.c \
+    libmodel/open_dir.c libmodel/sidecar.c libmodel/format.c libmodel/err.c libmodel/map.c,$(1)),$(PARSER))
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)

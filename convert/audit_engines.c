@@ -44,7 +44,7 @@ static const struct { enum lm_dtype d; unsigned engines; enum lm_verdict verdict
 /* The verdict of the worst reason; the first of those is told. */
 static void against(struct lm_engine_row *r, enum lm_verdict v, const char *why)
 {
-    static const int weight[] = {[LM_LOADS] = 0, [LM_UNKNOWN] = 1, [LM_LOADS_WITH] = 2, [LM_REFUSES] = 3};
+    static const int weight[] = {[LM_LOADS] = 0, [LM_LOADS_WITH] = 1, [LM_UNKNOWN] = 2, [LM_REFUSES] = 3};
 
     if (weight[v] > weight[r->verdict]) {
         r->verdict = v;

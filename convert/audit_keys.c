@@ -11,15 +11,21 @@ static bool is_hex(struct lm_span s)
     return s.size >= 32;
 }
 
-static void check_name(struct lm_audit *a)
+bool lmc_audit_is_junk(struct lm_span name)
 {
     static const char *const junk[] = {"", ".", "model", "models", "snapshots", "output", "tmp", NULL};
-    const struct lm_meta_value *v = lm_meta_get(lm_model_meta(a->m), "general.name");
-    bool bad = !v || v->type != LM_META_STR || is_hex(v->str);
 
-    for (size_t i = 0; !bad && junk[i]; i++)
-        bad = lm_span_eq(v->str, lm_span_str(junk[i]));
-    if (bad)
+    for (size_t i = 0; junk[i]; i++)
+        if (lm_span_eq(name, lm_span_str(junk[i])))
+            return true;
+    return is_hex(name);
+}
+
+static void check_name(struct lm_audit *a)
+{
+    const struct lm_meta_value *v = lm_meta_get(lm_model_meta(a->m), "general.name");
+
+    if (!v || v->type != LM_META_STR || lmc_audit_is_junk(v->str))
         lmc_found(a, LM_RULE_name_junk, "general.name", "it is '%.*s'", v && v->type == LM_META_STR ? (int)v->str.size : 0,
                   v && v->type == LM_META_STR ? (const char *)v->str.data : "");
 }
@@ -106,7 +112,7 @@ static void check_rows(struct lm_audit *a)
 
     for (size_t i = 0; i < a->n_tensors; i++) {
         const struct lm_tensor *t = a->tensors[i].t;
-        if (t->n_dims < 2 || t->shape[t->n_dims - 1] % 256 == 0 || a->tensors[i].shared)
+        if (t->n_dims < 2 || t->shape[t->n_dims - 1] % 256 == 0 || a->tensors[i].shared || a->canons->of[i].derived)
             continue;
         n += t->n_elems;
         tensors++;

@@ -59,6 +59,7 @@ const struct lm_meta_value *lmc_audit_key(const struct lm_audit *a, const char *
 struct lm_span lmc_audit_template_of(const struct lm_audit *a, const char *file, json_t **keep);
 /* Ids in a config's eos_token_id (a number or a list); at most n. */
 size_t lmc_audit_ids(const json_t *root, const char *key, int64_t *ids, size_t n);
+bool lmc_audit_is_junk(struct lm_span name); /* says nothing about a model */
 /* The file type that most weights have; -1 none known. */
 int lmc_audit_file_type(const struct lm_audit *a);
 

@@ -6,6 +6,12 @@
 
 /* ---- one tensor */
 
+/* Masks and frequencies that follow from the configuration are no weights. */
+static bool counts(const struct lm_audit *a, size_t i)
+{
+    return a->tensors[i].has_stats && !a->tensors[i].shared && !a->canons->of[i].derived;
+}
+
 static bool is_matrix(const struct lm_audit_tensor *t)
 {
     return t->stats.n_rows > 1;
@@ -108,7 +114,7 @@ static void check_wide(struct lm_audit *a)
     for (size_t i = 0; i < a->n_tensors; i++) {
         const struct lm_audit_tensor *t = &a->tensors[i];
         bool wide = t->t->dtype == LM_F32 || t->t->dtype == LM_F64;
-        if (!t->has_stats || t->shared || !is_matrix(t) || !wide || !(t->stats.bf16_exact || t->stats.f16_exact))
+        if (!counts(a, i) || !is_matrix(t) || !wide || !(t->stats.bf16_exact || t->stats.f16_exact))
             continue;
         n++;
         bytes += t->t->n_bytes - 2 * t->t->n_elems;
@@ -207,7 +213,7 @@ static void check_equal(struct lm_audit *a)
 
     for (size_t i = 0; keys && i < a->n_tensors; i++) {
         const struct lm_audit_tensor *t = &a->tensors[i];
-        if (t->has_stats && !t->shared && is_matrix(t) && t->stats.n_zero < t->stats.n && t->stats.min < t->stats.max)
+        if (counts(a, i) && is_matrix(t) && t->stats.n_zero < t->stats.n && t->stats.min < t->stats.max)
             keys[n++] = (struct key){t->stats.hash, i};
     }
     if (n)
@@ -229,7 +235,7 @@ void lmc_audit_values(struct lm_audit *a)
 {
     for (size_t i = 0; i < a->n_tensors; i++) {
         const struct lm_audit_tensor *t = &a->tensors[i];
-        if (!t->has_stats || t->shared)
+        if (!counts(a, i))
             continue;
         check_finite(a, t);
         if (is_matrix(t))

@@ -367,6 +367,14 @@ INLINE void fill_panel(struct panel *p, unpack_fn *unpack, const unsigned group,
         transpose16((int32_t *)(void *)p->m, m[0], 16);
 }
 
+/* vpdpbusd with a broadcast operand. As an instruction: around the intrinsic
+ * gcc 12 copies every accumulator twice and then spills half of them. */
+INLINE __m512i dot_broadcast(__m512i acc, __m512i w, const int32_t *a)
+{
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*a));
+    return acc;
+}
+
 /* acc[t] += one 256-column panel times token t of the tile. */
 INLINE void panel_times_tile(__m512 acc[TOKENS], const struct panel *p, const struct tile *a, const unsigned group)
 {
@@ -381,7 +389,7 @@ INLINE void panel_times_tile(__m512 acc[TOKENS], const struct panel *p, const st
         for (unsigned j = g * group / 4; j < (g + 1) * group / 4; j++) {
             __m512i w = _mm512_loadu_si512(p->q[j]);
             for (unsigned t = 0; t < TOKENS; t++)
-                dot[t] = _mm512_dpbusd_epi32(dot[t], w, _mm512_set1_epi32(a->q[j][t]));
+                dot[t] = dot_broadcast(dot[t], w, &a->q[j][t]);
         }
         for (unsigned t = 0; t < TOKENS; t++) {
             __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[t]), _mm512_set1_ps(d[t]));

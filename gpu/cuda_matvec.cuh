@@ -314,6 +314,38 @@ template <int D, bool WHOLE> struct mv_plain_f32 {
 };
 
 /* ---- one token */
+
+/* MV_ROWS rows that a warp works on, and what it has loaded of them. */
+template <class S> struct mv_rows {
+    const lmc_planes *planes[MV_ROWS];
+    size_t base[MV_ROWS];
+    typename S::raw now[MV_ROWS], next[MV_ROWS];
+
+    LMC_DEV void begin(const mv_args &a, uint32_t row0)
+    {
+#pragma unroll
+        for (int r = 0; r < MV_ROWS; r++) {
+            mv_row at = mv_find(a, row0 + r < a.n_rows ? row0 + r : a.n_rows - 1);
+            planes[r] = &a.part[at.part].planes;
+            base[r] = a.part[at.part].first + (size_t)at.row * a.chunks;
+        }
+    }
+    LMC_DEV void load(typename S::raw (&to)[MV_ROWS], const mv_args &a, uint32_t chunk)
+    {
+        if (chunk >= a.chunks)
+            return;
+#pragma unroll
+        for (int r = 0; r < MV_ROWS; r++)
+            S::load(to[r], *planes[r], base[r] + chunk, a);
+    }
+    LMC_DEV void step()
+    {
+#pragma unroll
+        for (int r = 0; r < MV_ROWS; r++)
+            now[r] = next[r];
+    }
+};
+
 template <class S> __global__ void __launch_bounds__(MV_THREADS) matvec_one(const mv_args a)
 {
     LMC_DYNAMIC_SHARED(xs);
@@ -321,22 +353,13 @@ template <class S> __global__ void __launch_bounds__(MV_THREADS) matvec_one(cons
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4, set = warp % 4;
     const uint32_t first = set * 32 + lane;
     const bool one_tile = a.chunks <= a.tile;
+    uint32_t row0 = (blockIdx.x * a.batches * 2 + group) * MV_ROWS;
+    mv_rows<S> w;
 
-    for (uint32_t batch = 0; batch < a.batches; batch++) {
-        const uint32_t row0 = ((blockIdx.x * a.batches + batch) * 2 + group) * MV_ROWS;
-        const lmc_planes *planes[MV_ROWS];
-        size_t base[MV_ROWS];
-        typename S::raw now[MV_ROWS], next[MV_ROWS];
+    w.begin(a, row0);
+    w.load(w.now, a, first);
+    for (uint32_t batch = 0; batch < a.batches; batch++, row0 += 2 * MV_ROWS) {
         float acc[MV_ROWS][1] = {};
-#pragma unroll
-        for (int r = 0; r < MV_ROWS; r++) {
-            uint32_t i = row0 + r < a.n_rows ? row0 + r : a.n_rows - 1;
-            mv_row at = mv_find(a, i);
-            planes[r] = &a.part[at.part].planes;
-            base[r] = a.part[at.part].first + (size_t)at.row * a.chunks;
-            if (first < a.chunks)
-                S::load(now[r], *planes[r], base[r] + first, a);
-        }
         for (uint32_t t0 = 0; t0 < a.chunks; t0 += a.tile) {
             if (batch == 0 || !one_tile) {
                 __syncthreads();
@@ -345,16 +368,14 @@ template <class S> __global__ void __launch_bounds__(MV_THREADS) matvec_one(cons
             }
             uint32_t end = min(t0 + a.tile, a.chunks);
             for (uint32_t g = t0 + first; g < end; g += MV_STRANDS) {
-                if (g + MV_STRANDS < a.chunks) {
-#pragma unroll
-                    for (int r = 0; r < MV_ROWS; r++)
-                        S::load(next[r], *planes[r], base[r] + g + MV_STRANDS, a);
-                }
-                S::dot(acc, now, g, xs, 0, (int)a.tile, (int)(g - t0));
-#pragma unroll
-                for (int r = 0; r < MV_ROWS; r++)
-                    now[r] = next[r];
+                w.load(w.next, a, g + MV_STRANDS);
+                S::dot(acc, w.now, g, xs, 0, (int)a.tile, (int)(g - t0));
+                w.step();
             }
+        }
+        if (batch + 1 < a.batches) { /* on their way while this batch is summed */
+            w.begin(a, row0 + 2 * MV_ROWS);
+            w.load(w.now, a, first);
         }
 #pragma unroll
         for (int r = 0; r < MV_ROWS; r++) {
@@ -449,8 +470,9 @@ template <class S> int mv_launch(struct lm_dev *d, mv_args &a, const char *what,
         uint32_t whole = (a.chunks + MV_STRANDS - 1) / MV_STRANDS * MV_STRANDS;
         a.tile = min(whole, (uint32_t)(MV_ONE_ELEMS / S::C));
         uint32_t groups = (a.n_rows + MV_ROWS - 1) / MV_ROWS;
-        /* Enough blocks to fill the device twice, then more rows a block. */
-        a.batches = a.chunks > a.tile ? 1 : min(max(groups / (4 * (uint32_t)d->n_sms), 1u), 8u);
+        /* Two blocks a multiprocessor, all at once: each puts the token into shared memory once. */
+        uint32_t fill = 4 * (uint32_t)d->n_sms;
+        a.batches = a.chunks > a.tile ? 1 : (groups + fill - 1) / fill;
         uint32_t blocks = (groups + 2 * a.batches - 1) / (2 * a.batches);
         int shared = S::tokens::bytes((int)a.tile);
         auto kernel = matvec_one<S>;

@@ -57,21 +57,21 @@ static int try_dir(const char *dir, char *tried, size_t size)
     return 1;
 }
 
-/* LM_PLUGIN_PATH is a list like PATH, and alone when it is set. */
-static void search_list(const char *list, char *tried, size_t size)
+/* LM_PLUGIN_PATH is a list like PATH. */
+static int try_list(const char *list, char *tried, size_t size)
 {
-    char *copy = strdup(list), *rest = copy, *dir;
+    char *copy = strdup(list ? list : ""), *rest = copy, *dir;
+    int settled = 0;
 
-    while (copy && (dir = strsep(&rest, ":")))
-        if (*dir && try_dir(dir, tried, size))
-            break;
+    while (!settled && copy && (dir = strsep(&rest, ":")))
+        settled = *dir && try_dir(dir, tried, size);
     free(copy);
+    return settled;
 }
 
 static void search(void)
 {
     char tried[900] = "", exe[PATH_MAX], installed[PATH_MAX + 64], above[PATH_MAX + 64];
-    const char *list = getenv("LM_PLUGIN_PATH");
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     const char *dir = NULL;
 
@@ -81,10 +81,8 @@ static void search(void)
         snprintf(installed, sizeof installed, "%s/../lib/libmodel/" SO_VERSION, dir);
         snprintf(above, sizeof above, "%s/..", dir); /* tests/ and bench/ of a build folder */
     }
-    if (list && *list)
-        search_list(list, tried, sizeof tried);
-    else if (!try_dir(dir, tried, sizeof tried) && !try_dir(dir ? installed : NULL, tried, sizeof tried) &&
-             !try_dir(dir ? above : NULL, tried, sizeof tried))
+    if (!try_list(getenv("LM_PLUGIN_PATH"), tried, sizeof tried) && !try_dir(dir, tried, sizeof tried) &&
+        !try_dir(dir ? installed : NULL, tried, sizeof tried) && !try_dir(dir ? above : NULL, tried, sizeof tried))
         try_dir(LM_LIBDIR, tried, sizeof tried);
     if (!plugin && plugin_err.code == LM_OK)
         lm_err_set(&plugin_err, LM_MISSING, "the plugin " PLUGIN " was not found; tried %s (LM_PLUGIN_PATH names a "

@@ -315,11 +315,30 @@ out:
 
 /* ---- GGUF keys */
 
+/* GGUF keeps reals in f32: 1e-5 is meant, not 9.99999975e-6. The number with the
+ * fewest digits that is this float. */
+static double as_written(double v)
+{
+    char text[32];
+
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtof(text, NULL) == (float)v)
+            return strtod(text, NULL);
+    }
+    return v;
+}
+
 static int meta_value(const struct lm_meta *m, const struct key *k, const char *name, struct lm_config *c,
                       struct lm_err *e)
 {
-    if (k->type == KEY_REAL)
-        return lm_meta_get_f64(m, name, field(c, k), e) < 0 ? -1 : 0;
+    if (k->type == KEY_REAL) {
+        double *v = field(c, k);
+        if (lm_meta_get_f64(m, name, v, e) < 0)
+            return -1;
+        *v = as_written(*v);
+        return 0;
+    }
     uint64_t n = *(uint32_t *)field(c, k);
     if (lm_meta_get_u64(m, name, &n, e) < 0)
         return -1;
@@ -373,6 +392,7 @@ static int meta_rope(const struct lm_meta *m, struct lm_config *c, struct lm_err
         lm_meta_get_f64(m, arch_key(c->arch, "rope.scaling.yarn_beta_slow", name, sizeof name), &c->beta_slow, e) < 0 ||
         lm_meta_get_f64(m, arch_key(c->arch, "rope.scaling.attn_factor", name, sizeof name), &attn, e) < 0)
         return -1;
+    c->rope_factor = as_written(c->rope_factor);
     c->rope_orig_ctx = orig && orig <= INT32_MAX ? (uint32_t)orig : c->ctx_len;
     if (c->scaling == LM_SCALING_YARN && attn != 1)
         c->rope_attn_factor = attn * yarn_mscale(c->rope_factor, 1);

@@ -79,7 +79,7 @@ int lm_config_to_json(char **out, const struct lm_config *c, const char *torch_d
         json_object_set_new(o, "pad_token_id", id_or_null(c->pad_id));
     if (sliding)
         json_object_set_new(o, "sliding_window", json_integer(c->sliding_window));
-    *out = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    *out = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     json_decref(o);
     return *out ? 0 : lm_err_set(e, LM_NOMEM, "out of memory writing config.json");
 }

@@ -9,6 +9,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "convert/convert.h"
 #include "gpu/engine.h"
 
 #define MODELS "tests/fixtures/models/"
@@ -167,6 +170,51 @@ static void reference_logits(void **state)
     }
 }
 
+/* Through our own GGUF: adjacent rotary pairs, Llama 3's divisors as a tensor,
+ * GPT-2's weights the other way round. */
+static void to_gguf(const char *model, const char *dst)
+{
+    struct lm_request req = {.to = lm_format_find("gguf"), .dtype = -1};
+    struct lm_model *m;
+    struct lm_plan *p;
+    struct lm_err e = {0};
+
+    must(lm_model_open(&m, model, &e), &e);
+    must(lm_plan_make(&p, m, &req, &e), &e);
+    must(lm_plan_run(p, dst, &(struct lm_run_options){.n_threads = 1}, &e), &e);
+    lm_plan_free(p);
+    lm_model_close(m);
+}
+
+static void gguf_gives_the_same(void **state)
+{
+    static const char *const models[] = {MODELS "tiny-llama-llama3", MODELS "tiny-llama-bias", MODELS "tiny-llama-yarn",
+                                         MODELS "tiny-gpt2"};
+    char dir[] = "/tmp/lm-engine-XXXXXX", path[64];
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/m.gguf", dir);
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct reference ref;
+        struct run r;
+        struct lm_err e = {0};
+        to_gguf(models[i], path);
+        open_reference(&ref, models[i]);
+        start(&r, path, LM_MATH_EXACT, 0, 0);
+        assert_int_equal(lm_bound_tensor(lm_engine_binding(r.g), LM_ROLE_ROPE_FREQS, -1) != NULL, i == 0);
+        float *got = malloc(ref.n * r.vocab * sizeof *got);
+        assert_non_null(got);
+        must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
+        assert_true(max_diff(got, ref.logits, ref.n * r.vocab) < 1e-4);
+        free(got);
+        stop(&r);
+        close_reference(&ref);
+        unlink(path);
+    }
+    assert_int_equal(rmdir(dir), 0);
+}
+
 static int32_t argmax(const float *x, size_t n)
 {
     return lm_sample(&(struct lm_sampling){0}, x, n);
@@ -210,21 +258,24 @@ static void greedy_ids(void **state)
 
 /* ---- what does not change a result */
 
-static float *eval_in_chunks(const char *model, enum lm_math math, int threads, size_t chunk, size_t *n_out)
+/* The first 64 tokens of the reference. */
+static float *eval_in_chunks(const char *model, int threads, size_t chunk, size_t *n_out)
 {
+    enum { N = 64 };
     struct reference ref;
     struct run r;
     struct lm_err e = {0};
 
     open_reference(&ref, model);
-    start(&r, model, math, threads, 0);
-    float *got = malloc(ref.n * r.vocab * sizeof *got);
+    start(&r, model, LM_MATH_EXACT, threads, 0);
+    assert_true(ref.n >= N);
+    float *got = malloc(N * r.vocab * sizeof *got);
     assert_non_null(got);
-    for (size_t i = 0; i < ref.n; i += chunk) {
-        size_t n = ref.n - i < chunk ? ref.n - i : chunk;
+    for (size_t i = 0; i < N; i += chunk) {
+        size_t n = N - i < chunk ? N - i : chunk;
         must(lm_session_eval(r.s, ref.ids + i, n, LM_LOGITS_ALL, got + i * r.vocab, &e), &e);
     }
-    *n_out = ref.n * r.vocab;
+    *n_out = N * r.vocab;
     stop(&r);
     close_reference(&ref);
     return got;
@@ -233,14 +284,14 @@ static float *eval_in_chunks(const char *model, enum lm_math math, int threads, 
 static void chunks_and_threads_change_no_bit(void **state)
 {
     static const char *const models[] = {SAMPLE, MODELS "tiny-llama-bias", MODELS "tiny-gpt2", MODELS "tiny-gpt2-hub"};
-    static const struct { int threads; size_t chunk; } ways[] = {{1, 1000}, {2, 1000}, {3, 1}, {2, 7}, {1, 33}};
+    static const struct { int threads; size_t chunk; } ways[] = {{1, 1000}, {2, 1000}, {3, 33}, {2, 7}, {1, 1}};
 
     (void)state;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         size_t n, n2;
-        float *first = eval_in_chunks(models[m], LM_MATH_EXACT, ways[0].threads, ways[0].chunk, &n);
+        float *first = eval_in_chunks(models[m], ways[0].threads, ways[0].chunk, &n);
         for (size_t i = 1; i < sizeof ways / sizeof *ways; i++) {
-            float *other = eval_in_chunks(models[m], LM_MATH_EXACT, ways[i].threads, ways[i].chunk, &n2);
+            float *other = eval_in_chunks(models[m], ways[i].threads, ways[i].chunk, &n2);
             assert_int_equal(n, n2);
             assert_memory_equal(first, other, n * sizeof *first);
             free(other);
@@ -472,35 +523,86 @@ static void bad_options_are_refused(void **state)
     stop(&r);
 }
 
-/* Every path tried is named; "auto" goes on without. */
-static void missing_plugin_is_named(void **state)
+/* The plugin is looked for once a process: each case has a child of its own,
+ * whose exit status is the number of what went wrong. */
+static int child_without_plugin(const char *path, enum lm_code code, const char *named)
 {
+    struct lm_engine_options o = {"cuda", LM_MATH_EXACT, 1, 0};
     struct lm_model *m;
     struct lm_engine *g;
     struct lm_err e = {0};
-    char what[256];
+    char what[2000];
+
+    setenv("LM_PLUGIN_PATH", path, 1);
+    if (lm_model_open(&m, MODELS "tiny-llama", &e))
+        return 1;
+    if (lm_engine_open(&g, m, &o, &e) == 0 || e.code != code)
+        return 2;
+    if (!strstr(e.text, named))
+        return 3;
+    lm_engine_devices(what, sizeof what);
+    if (!strstr(what, "cuda: ") || !strstr(what, named))
+        return 4;
+    o.device = "auto";
+    if (lm_engine_open(&g, m, &o, &e))
+        return 5;
+    lm_engine_describe(g, what, sizeof what);
+    return strstr(what, "cpu, 1 thread,") ? 0 : 6;
+}
+
+static void in_child(const char *path, enum lm_code code, const char *named)
+{
+    int status;
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(child_without_plugin(path, code, named));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void a_broken_plugin_is_named(void **state)
+{
+    char dir[] = "/tmp/lm-engine-XXXXXX", path[64];
+    FILE *f;
 
     (void)state;
-    setenv("LM_PLUGIN_PATH", "/nonexistent/one:/nonexistent/two", 1);
-    must(lm_model_open(&m, MODELS "tiny-llama", &e), &e);
-    assert_int_equal(lm_engine_open(&g, m, &(struct lm_engine_options){"cuda", LM_MATH_EXACT, 1, 0}, &e), -1);
-    assert_int_equal(e.code, LM_MISSING);
-    assert_non_null(strstr(e.text, "/nonexistent/one/libmodel-cuda.so"));
-    assert_non_null(strstr(e.text, "/nonexistent/two/libmodel-cuda.so"));
-    must(lm_engine_open(&g, m, &(struct lm_engine_options){"auto", LM_MATH_EXACT, 1, 0}, &e), &e);
-    lm_engine_describe(g, what, sizeof what);
-    assert_non_null(strstr(what, "cpu, 1 thread,"));
-    lm_engine_close(g);
-    lm_engine_devices(what, sizeof what);
-    assert_non_null(strstr(what, "cuda: the plugin libmodel-cuda.so was not found"));
-    lm_model_close(m);
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/libmodel-cuda.so", dir);
+    assert_non_null(f = fopen(path, "w"));
+    fputs("not a shared object\n", f);
+    fclose(f);
+    in_child(dir, LM_UNSUPPORTED, path);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0);
+}
+
+/* Only where none was built: the build folder is searched, too. */
+static void a_missing_plugin_is_named(void **state)
+{
+    char exe[512], beside[600];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+
+    (void)state;
+    assert_true(n > 0);
+    exe[n] = 0;
+    *strrchr(exe, '/') = 0;
+    snprintf(beside, sizeof beside, "%s/../libmodel-cuda.so", exe);
+    if (access(beside, F_OK) == 0 || access(LM_LIBDIR "/libmodel-cuda.so", F_OK) == 0)
+        skip();
+    in_child("/nonexistent/one:/nonexistent/two", LM_MISSING, "/nonexistent/one/libmodel-cuda.so, /nonexistent/two/");
+    in_child("", LM_MISSING, LM_LIBDIR "/libmodel-cuda.so");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(missing_plugin_is_named), /* first: the search happens once */
+        cmocka_unit_test(a_broken_plugin_is_named), /* first: they fork, and no thread has been started yet */
+        cmocka_unit_test(a_missing_plugin_is_named),
         cmocka_unit_test(reference_logits),
+        cmocka_unit_test(gguf_gives_the_same),
         cmocka_unit_test(greedy_ids),
         cmocka_unit_test(chunks_and_threads_change_no_bit),
         cmocka_unit_test(last_equals_all),

@@ -29,6 +29,7 @@ static int load(struct lmi_files files, const char *name, json_t **out, struct l
     *out = lm_json_parse(text, name, e);
     if (*out && !json_is_object(*out)) {
         json_decref(*out);
+        *out = NULL;
         return lm_err_set(e, LM_MALFORMED, "%s: expected an object", name);
     }
     return *out ? 1 : -1;

@@ -121,10 +121,10 @@ static json_t *byte_level(bool prefix, bool regex)
 static json_t *byte_pre_tokenizer(const struct lm_vocab *v)
 {
     struct lm_span rest = v->pre_pattern;
-    json_t *list = json_array();
 
     if (lm_span_eq(rest, lm_span_str(lmi_re_gpt2)))
         return byte_level(v->add_prefix_space, true);
+    json_t *list = json_array();
     while (rest.size > 0) {
         const uint8_t *nul = memchr(rest.data, 0, rest.size);
         size_t n = nul ? (size_t)(nul - rest.data) : rest.size, skip = nul ? n + 1 : n;
