@@ -99,6 +99,8 @@ $(BUILD)/%.o: %.c
 	@echo "  CC    $<"
 	$(V)$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) $(call parser_flags,$<) -c -o $@ $<
 
+$(BUILD)/cmd/audit_html.o: cmd/audit_page.html
+
 $(alib): $(lib_obj)
 	@echo "  AR    $@"
 	@rm -f $@

@@ -44,8 +44,9 @@ static void print_findings(const struct lm_audit *a, bool all)
         i += print_rule(a, i, all);
     if (a->n_findings)
         putchar('\n');
-    printf("%s%zu errors%s, %zu warnings, %zu notes", color_of(a->n_of[LM_ERROR] ? LM_ERROR : LM_NOTE), a->n_of[LM_ERROR],
-           plain(), a->n_of[LM_WARNING], a->n_of[LM_NOTE]);
+    size_t e = a->n_of[LM_ERROR], w = a->n_of[LM_WARNING], n = a->n_of[LM_NOTE];
+    printf("%s%zu error%s%s, %zu warning%s, %zu note%s", color_of(e ? LM_ERROR : LM_NOTE), e, e == 1 ? "" : "s", plain(), w,
+           w == 1 ? "" : "s", n, n == 1 ? "" : "s");
     printf("%s\n", a->n_findings ? "; --explain RULE says why one matters and what to do" : "");
 }
 

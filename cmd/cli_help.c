@@ -4,6 +4,8 @@
 #include <ctype.h>
 #include <stdlib.h>
 
+#include <utf8proc.h>
+
 const struct cli_opt cli_implied[] = {
     {"help", 'h', CLI_FLAG, NULL, 0, "Print this help.", NULL},
     {"version", 0, CLI_FLAG, NULL, 0, "Print the version.", NULL},
@@ -130,20 +132,38 @@ void cli_print_help(const struct cli_cmd *cmd)
 
 /* ---- roff */
 
+/* A letter beyond ASCII in the form that every roff reads; returns its bytes. */
+static size_t roff_letter(const char *text, const char *end)
+{
+    utf8proc_int32_t c;
+    utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text, end - text, &c);
+
+    if (n <= 0)
+        return 1;
+    printf("\\[u%04X]", (unsigned)c);
+    return (size_t)n;
+}
+
 static void roff(const char *text, const char *end)
 {
     bool line_start = true;
 
-    for (; text < end; text++) {
-        if (line_start && (*text == '.' || *text == '\''))
+    while (text < end) {
+        char c = *text;
+        if (line_start && (c == '.' || c == '\''))
             fputs("\\&", stdout);
-        if (*text == '\\')
+        line_start = c == '\n';
+        if (c & 0x80) {
+            text += roff_letter(text, end);
+            continue;
+        }
+        if (c == '\\')
             fputs("\\e", stdout);
-        else if (*text == '-')
+        else if (c == '-')
             fputs("\\-", stdout);
         else
-            putchar(*text);
-        line_start = *text == '\n';
+            putchar(c);
+        text++;
     }
 }
 

@@ -36,7 +36,7 @@ static const struct cli_cmd cmd = {
         "pickle would import is said without running it.\n"
         "\n"
         "The exit code is 1 when a rule of severity error fires. Statistics are of all values (the histogram of large "
-        "tensors of every eighth row); bits is an estimate of the information in a value.\n"
+        "tensors of every sixteenth row); bits is an estimate of the information in a value.\n"
         "\n"
         "The table of engines is made from facts of the stated version; unknown means that no fact decides. Memory is "
         "weights, KV cache and an estimate of work buffers.\n"
@@ -136,7 +136,7 @@ static int mend(const struct lm_audit *a, const struct audit_opts *o, struct lm_
 
     if (lm_audit_fix(a, o->fix, o->force, &n, e))
         return -1;
-    cli_note("lm-audit: %s: %zu findings mended", o->fix, n);
+    cli_note("lm-audit: %s: %zu finding%s mended", o->fix, n, n == 1 ? "" : "s");
     return 0;
 }
 

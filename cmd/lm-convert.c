@@ -12,7 +12,7 @@ struct options {
     bool force, dry_run, json, account, allow_unknown;
 };
 
-static const char *const formats[] = {"auto", "gguf", "safetensors", NULL};
+static const char *const formats[] = {"auto", "gguf", "safetensors", "npz", NULL};
 static const char *const dtypes[] = {"keep", "f32", "f16", "bf16", "q8_0", NULL};
 
 static const struct cli_opt opts[] = {
@@ -36,16 +36,17 @@ static const struct cli_opt opts[] = {
 
 static const struct cli_cmd cmd = {
     .name = "lm-convert",
-    .brief = "convert a checkpoint between safetensors and GGUF",
+    .brief = "convert a checkpoint to safetensors, GGUF or NumPy",
     .synopsis = "SRC DST",
     .about =
-        "Writes the checkpoint SRC (a .safetensors or .gguf file, an index.json or a folder) as DST and accounts for "
+        "Writes the checkpoint SRC (a file of any format that is read, an index.json or a folder) as DST and accounts for "
         "every tensor: copied, cast (with the numbers of values that overflowed or became zero), permuted, transposed, "
         "renamed, made or dropped with the reason. Types are kept unless --dtype says otherwise; in a GGUF made from "
         "Hugging Face files vectors, norms and learned positions become F32, which loses nothing.\n"
         "\n"
         "DST is a .gguf file; or a folder in the manner of Hugging Face (model.safetensors, config.json, tokenizer); "
-        "or a single .safetensors file, then without config and tokenizer. A GGUF keeps the small files and headers "
+        "or a single .safetensors or .npz file, then without config and tokenizer (--to npz with a folder writes them "
+        "too). A GGUF keeps the small files and headers "
         "of what it was made from, and converting it back gives the same files byte for byte.\n"
         "\n"
         "The result appears under its name only when it is complete and on the disk; an existing one is replaced only "
@@ -84,17 +85,22 @@ static int make_request(struct lm_request *r, const struct options *o, const cha
     if (!*dst)
         return lm_err_set(e, LM_USAGE, "the destination has no name");
     if (o->to == 0)
-        to = ends_with(dst, ".gguf") ? "gguf" : ends_with(dst, ".safetensors") || is_folder(dst) ? "safetensors" : NULL;
+        to = ends_with(dst, ".gguf") ? "gguf" : ends_with(dst, ".npz") ? "npz"
+             : ends_with(dst, ".safetensors") || is_folder(dst) ? "safetensors" : NULL;
     if (!to)
-        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: name it .gguf or .safetensors, or a folder with / at the end, or add "
+        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: name it .gguf, .safetensors or .npz, or a folder with / at the end, or add "
                           "--to", dst);
     *r = (struct lm_request){.to = lm_format_find(to), .dtype = o->dtype ? lm_dtype_find(dtypes[o->dtype]) : -1,
                              .max_file_bytes = o->split, .name = o->name, .allow_unknown = o->allow_unknown,
-                             .bare = strcmp(to, "safetensors") == 0 && ends_with(dst, ".safetensors")};
+                             .bare = (strcmp(to, "safetensors") == 0 && ends_with(dst, ".safetensors")) ||
+                                     (strcmp(to, "npz") == 0 && ends_with(dst, ".npz"))};
     if (!r->to)
         return lm_err_set(e, LM_USAGE, "no format is called %s", to);
-    if (ends_with(dst, strcmp(to, "gguf") == 0 ? ".safetensors" : ".gguf"))
-        return lm_err_set(e, LM_USAGE, "%s: the name says one format, --to another (%s)", dst, to);
+    for (int i = 1; formats[i]; i++) {
+        const char *dot = strrchr(dst, '.');
+        if (dot && strcmp(dot + 1, formats[i]) == 0 && strcmp(formats[i], to) != 0)
+            return lm_err_set(e, LM_USAGE, "%s: the name says one format, --to another (%s)", dst, to);
+    }
     return 0;
 }
 

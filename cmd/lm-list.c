@@ -1,45 +1,10 @@
 /* lm-list: what is in a checkpoint, from its headers alone. */
-#include "cmd/cli.h"
-
 #include <ctype.h>
 #include <fnmatch.h>
 #include <stdlib.h>
 
+#include "cmd/list.h"
 #include "libmodel/parse/json.h"
-
-enum { SORT_ORDER, SORT_NAME, SORT_SIZE, SORT_PARAMS, SORT_DTYPE };
-enum { BY_NOTHING, BY_LAYER, BY_ROLE, BY_DTYPE };
-
-struct options {
-    const char *filter;
-    int sort, by;
-    bool reverse, fold, meta, json;
-};
-
-/* A line of the listing: a tensor, or tensors that differ only in numbers. */
-struct row {
-    const struct lm_tensor *t;
-    const char *folded; /* name with # for every number between dots */
-    const char *role;
-    int layer;          /* -1 outside layers */
-    size_t count;
-    uint64_t n_params, n_bytes;
-    bool shared;        /* its bytes belong to a tensor before it too */
-};
-
-struct listing {
-    struct lm_model *m;
-    struct options o;
-    struct lm_config config;
-    bool has_config;
-    const char *arch;   /* as the checkpoint calls it, or NULL */
-    const char *why;    /* why there is no config */
-    struct row *all, *rows; /* rows: what is to be shown */
-    size_t n_rows, n_shared;
-    uint64_t n_params, n_bytes;
-    int n_layers;
-    struct lm_arena arena;
-};
 
 /* ---- names */
 
@@ -74,7 +39,7 @@ static const char *fold_name(struct lm_arena *a, const char *name, int *layer)
     return out;
 }
 
-static void find_role(struct listing *l, struct row *r)
+static void find_role(struct listing *l, struct list_row *r)
 {
     bool gguf = strcmp(lm_model_format(l->m)->name, "gguf") == 0;
     int layer;
@@ -119,8 +84,8 @@ static int gather(struct listing *l, struct lm_err *e)
     }
     for (size_t i = 0; i < n; i++) {
         const struct lm_tensor *t = lm_model_tensor(l->m, i);
-        struct row *r = &l->all[i];
-        *r = (struct row){.t = t, .count = 1, .n_params = t->n_elems, .n_bytes = t->n_bytes};
+        struct list_row *r = &l->all[i];
+        *r = (struct list_row){.t = t, .count = 1, .n_params = t->n_elems, .n_bytes = t->n_bytes};
         find_role(l, r);
         r->shared = !first_with_bytes(seen, l, t);
         l->n_params += r->shared ? 0 : r->n_params;
@@ -134,14 +99,14 @@ static int gather(struct listing *l, struct lm_err *e)
     return 0;
 }
 
-static bool same_kind(const struct row *a, const struct row *b)
+static bool same_kind(const struct list_row *a, const struct list_row *b)
 {
     return a->t->dtype == b->t->dtype && a->t->n_dims == b->t->n_dims && a->shared == b->shared &&
            memcmp(a->t->shape, b->t->shape, a->t->n_dims * sizeof a->t->shape[0]) == 0 &&
            strcmp(a->folded, b->folded) == 0;
 }
 
-static const char *fold_key(struct listing *l, const struct row *r)
+static const char *fold_key(struct listing *l, const struct list_row *r)
 {
     char shape[200], text[1200];
 
@@ -157,7 +122,7 @@ static void choose(struct listing *l)
     struct lm_map *at = lm_map_new(n);
 
     for (size_t i = 0; i < n; i++) {
-        struct row *r = &l->all[i];
+        struct list_row *r = &l->all[i];
         if (l->o.filter && fnmatch(l->o.filter, r->t->name, 0) != 0)
             continue;
         const char *key = l->o.fold ? fold_key(l, r) : NULL;
@@ -180,7 +145,7 @@ static int compare_u64(uint64_t a, uint64_t b)
     return (a > b) - (a < b);
 }
 
-static const char *row_name(const struct listing *l, const struct row *r)
+const char *list_row_name(const struct listing *l, const struct list_row *r)
 {
     return l->o.fold && r->count > 1 ? r->folded : r->t->name;
 }
@@ -188,15 +153,15 @@ static const char *row_name(const struct listing *l, const struct row *r)
 /* Rows lie in container order, so pointers break ties and the sort is stable. */
 static int compare_rows(const void *pa, const void *pb, void *user)
 {
-    const struct row *a = pa, *b = pb;
+    const struct list_row *a = pa, *b = pb;
     const struct listing *l = user;
     int d = 0;
 
     switch (l->o.sort) {
-    case SORT_NAME: d = strverscmp(row_name(l, a), row_name(l, b)); break;
-    case SORT_SIZE: d = compare_u64(b->n_bytes, a->n_bytes); break;
-    case SORT_PARAMS: d = compare_u64(b->n_params, a->n_params); break;
-    case SORT_DTYPE: d = strcmp(lm_dtype_name(a->t->dtype), lm_dtype_name(b->t->dtype)); break;
+    case LIST_SORT_NAME: d = strverscmp(list_row_name(l, a), list_row_name(l, b)); break;
+    case LIST_SORT_SIZE: d = compare_u64(b->n_bytes, a->n_bytes); break;
+    case LIST_SORT_PARAMS: d = compare_u64(b->n_params, a->n_params); break;
+    case LIST_SORT_DTYPE: d = strcmp(lm_dtype_name(a->t->dtype), lm_dtype_name(b->t->dtype)); break;
     }
     if (d == 0)
         d = (a->t > b->t) - (a->t < b->t);
@@ -205,15 +170,13 @@ static int compare_rows(const void *pa, const void *pb, void *user)
 
 /* ---- groups */
 
-struct group { const char *key; int layer; size_t n_tensors; uint64_t n_params, n_bytes; };
-
-static const char *group_key(struct listing *l, const struct row *r)
+static const char *group_key(struct listing *l, const struct list_row *r)
 {
     char text[16];
 
-    if (l->o.by == BY_ROLE)
+    if (l->o.by == LIST_BY_ROLE)
         return r->role;
-    if (l->o.by == BY_DTYPE)
+    if (l->o.by == LIST_BY_DTYPE)
         return lm_dtype_name(r->t->dtype);
     if (r->layer < 0)
         return "outside";
@@ -223,25 +186,24 @@ static const char *group_key(struct listing *l, const struct row *r)
 
 static int compare_groups(const void *pa, const void *pb)
 {
-    const struct group *a = pa, *b = pb;
+    const struct list_group *a = pa, *b = pb;
 
     return a->layer != b->layer ? a->layer - b->layer : compare_u64(b->n_params, a->n_params);
 }
 
-/* Groups of the rows, in order of layer or of size; malloc'd. */
-static struct group *make_groups(struct listing *l, const struct row *rows, size_t n_rows, size_t *n)
+struct list_group *list_groups(struct listing *l, const struct list_row *rows, size_t n_rows, size_t *n)
 {
-    struct group *g = calloc(n_rows + 1, sizeof *g);
+    struct list_group *g = calloc(n_rows + 1, sizeof *g);
     struct lm_map *at = lm_map_new(64);
 
     *n = 0;
     for (size_t i = 0; g && at && i < n_rows; i++) {
-        const struct row *r = &rows[i];
+        const struct list_row *r = &rows[i];
         struct lm_span key = lm_span_str(group_key(l, r));
         size_t k = lm_map_get(at, key);
         if (k == SIZE_MAX) {
             k = (*n)++;
-            g[k] = (struct group){.key = (const char *)key.data, .layer = l->o.by == BY_LAYER ? r->layer : 0};
+            g[k] = (struct list_group){.key = (const char *)key.data, .layer = l->o.by == LIST_BY_LAYER ? r->layer : 0};
             lm_map_put(at, key, k);
         }
         g[k].n_tensors += r->count;
@@ -254,297 +216,9 @@ static struct group *make_groups(struct listing *l, const struct row *rows, size
     return g;
 }
 
-/* ---- text */
-
-static double share_of(const struct listing *l, uint64_t n)
+double list_share(const struct listing *l, uint64_t n)
 {
     return l->n_params ? (double)n / (double)l->n_params : 0;
-}
-
-static void print_config(const struct lm_config *c)
-{
-    printf("layers        %u\n", c->n_layers);
-    printf("width         %u, %u heads of %u", c->d_model, c->n_heads, c->d_head);
-    if (c->n_kv_heads != c->n_heads)
-        printf(" (%u for keys and values)", c->n_kv_heads);
-    printf(", feed-forward %u\n", c->d_ff);
-    printf("context       %u positions%s\n", c->ctx_len, c->arch->learned_positions ? ", learned" : "");
-    printf("vocabulary    %u%s\n", c->vocab_size, c->tied ? ", output tied to the embedding" : "");
-}
-
-static void print_tokenizer(const struct lm_meta *meta)
-{
-    const struct lm_meta_value *model = lm_meta_get(meta, "tokenizer.ggml.model");
-    const struct lm_meta_value *tokens = lm_meta_get(meta, "tokenizer.ggml.tokens");
-
-    if (model && model->type == LM_META_STR && tokens && tokens->type == LM_META_ARRAY)
-        printf("tokenizer     %s, %zu pieces\n", cli_safe(model->str), tokens->n);
-}
-
-static void print_dtypes(struct listing *l)
-{
-    size_t n;
-    int by = l->o.by;
-
-    l->o.by = BY_DTYPE;
-    struct group *g = make_groups(l, l->all, lm_model_n_tensors(l->m), &n);
-    l->o.by = by;
-    printf("dtypes       ");
-    for (size_t i = 0; i < n; i++)
-        printf("%s %s (%zu tensors, %.2f %%)", i ? "," : "", g[i].key, g[i].n_tensors, 100 * share_of(l, g[i].n_params));
-    putchar('\n');
-    free(g);
-}
-
-static void print_summary(struct listing *l)
-{
-    char buf[64], exact[64];
-    size_t n_files = lm_model_n_files(l->m), n = lm_model_n_tensors(l->m);
-
-    printf("format        %s", lm_model_format(l->m)->title);
-    printf(n_files > 1 ? ", %zu files\n" : "\n", n_files);
-    if (l->has_config)
-        printf("architecture  %s (%s)\n", l->config.arch->name, l->config.arch->title);
-    else
-        printf("architecture  %s\n", l->arch ? cli_safe(lm_span_str(l->arch)) : "not said");
-    if (l->has_config)
-        print_config(&l->config);
-    else if (l->n_layers > 0)
-        printf("layers        %d, by the names\n", l->n_layers);
-    printf("tensors       %zu\n", n);
-    printf("parameters    %s\n", cli_count(buf, sizeof buf, l->n_params));
-    printf("bytes         %s (%s)\n", cli_count(exact, sizeof exact, l->n_bytes), cli_bytes(buf, sizeof buf, l->n_bytes));
-    if (n > 0)
-        print_dtypes(l);
-    if (l->n_shared)
-        printf("shared        %zu tensors lie in the bytes of others and are counted once\n", l->n_shared);
-    print_tokenizer(lm_model_meta(l->m));
-}
-
-static void print_tensors(struct listing *l)
-{
-    static const char *const heads[] = {"tensor", "dtype", "shape", "parameters", "share", "bytes"};
-    struct cli_table *t = cli_table_new(heads, "lllrrr");
-
-    for (size_t i = 0; i < l->n_rows; i++) {
-        const struct row *r = &l->rows[i];
-        char shape[200], params[40], share[40], bytes[40], times[32] = "";
-        if (r->count > 1)
-            snprintf(times, sizeof times, "%zu × ", r->count);
-        lm_tensor_shape_str(r->t, shape, sizeof shape);
-        char full[240];
-        snprintf(full, sizeof full, "%s%s", times, shape);
-        snprintf(share, sizeof share, "%.2f %%", 100 * share_of(l, r->n_params));
-        cli_table_row(t, cli_safe(lm_span_str(row_name(l, r))), lm_dtype_name(r->t->dtype), full,
-                      cli_count(params, sizeof params, r->n_params), share, cli_count(bytes, sizeof bytes, r->n_bytes));
-    }
-    cli_table_print(t, stdout);
-}
-
-static void print_groups(struct listing *l)
-{
-    static const char *const names[] = {"", "layer", "role", "dtype"};
-    const char *heads[] = {names[l->o.by], "tensors", "parameters", "share", "bytes"};
-    struct cli_table *t = cli_table_new(heads, "lrrrr");
-    size_t n;
-    struct group *g = make_groups(l, l->rows, l->n_rows, &n);
-
-    for (size_t i = 0; i < n; i++) {
-        char count[40], params[40], share[40], bytes[40];
-        snprintf(share, sizeof share, "%.2f %%", 100 * share_of(l, g[i].n_params));
-        cli_table_row(t, cli_safe(lm_span_str(g[i].key)), cli_count(count, sizeof count, g[i].n_tensors),
-                      cli_count(params, sizeof params, g[i].n_params), share,
-                      cli_count(bytes, sizeof bytes, g[i].n_bytes));
-    }
-    free(g);
-    cli_table_print(t, stdout);
-}
-
-/* ---- metadata */
-
-enum { SHOWN_ELEMS = 4, SHOWN_TEXT = 200 };
-
-static json_t *number_json(enum lm_meta_type type, const void *p)
-{
-    union { uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; uint64_t u64; int64_t i64;
-            float f; double d; } v;
-
-    memcpy(&v, p, lm_meta_width(type));
-    switch (type) {
-    case LM_META_U8: return json_integer(v.u8);
-    case LM_META_I8: return json_integer(v.i8);
-    case LM_META_U16: return json_integer(v.u16);
-    case LM_META_I16: return json_integer(v.i16);
-    case LM_META_U32: return json_integer(v.u32);
-    case LM_META_I32: return json_integer(v.i32);
-    case LM_META_U64: return v.u64 > INT64_MAX ? json_real((double)v.u64) : json_integer((json_int_t)v.u64);
-    case LM_META_I64: return json_integer(v.i64);
-    case LM_META_F32: return cli_json_real(v.f);
-    case LM_META_F64: return cli_json_real(v.d);
-    default: return json_boolean(v.u8);
-    }
-}
-
-static json_t *array_json(const struct lm_meta_value *v)
-{
-    json_t *o = json_object(), *first = json_array();
-    size_t width = lm_meta_width(v->elem);
-
-    for (size_t i = 0; i < v->n && i < SHOWN_ELEMS; i++)
-        json_array_append_new(first, v->elem == LM_META_STR ? cli_json_str(v->strs[i])
-                                                            : number_json(v->elem, (const char *)v->data + i * width));
-    json_object_set_new(o, "type", json_string(lm_meta_type_name(v->elem)));
-    json_object_set_new(o, "n", json_integer((json_int_t)v->n));
-    json_object_set_new(o, "first", first);
-    return o;
-}
-
-static json_t *value_json(const struct lm_meta_value *v)
-{
-    switch (v->type) {
-    case LM_META_STR: return cli_json_str(v->str);
-    case LM_META_ARRAY: return array_json(v);
-    case LM_META_F32:
-    case LM_META_F64: return cli_json_real(v->f);
-    case LM_META_BOOL: return json_boolean(v->u != 0);
-    case LM_META_I8:
-    case LM_META_I16:
-    case LM_META_I32:
-    case LM_META_I64: return json_integer(v->i);
-    default: return v->u > INT64_MAX ? json_real((double)v->u) : json_integer((json_int_t)v->u);
-    }
-}
-
-/* One line of a value: strings bare and cut, arrays by their first elements. */
-static const char *value_text(const struct lm_meta_value *v, char *buf, size_t size)
-{
-    if (v->type == LM_META_STR) {
-        bool cut = v->str.size > SHOWN_TEXT;
-        snprintf(buf, size, "%s%s", cli_safe(lm_span_of(v->str.data, cut ? SHOWN_TEXT : v->str.size)), cut ? "…" : "");
-        return buf;
-    }
-    json_t *j = value_json(v);
-    json_t *shown = v->type == LM_META_ARRAY ? json_object_get(j, "first") : j;
-    char *text = json_dumps(shown, JSON_ENCODE_ANY | JSON_REAL_PRECISION(7));
-    bool more = v->type == LM_META_ARRAY && v->n > SHOWN_ELEMS;
-    snprintf(buf, size, "%.*s%s", text ? (int)strlen(text) - more : 0, text ? text : "", more ? ", …]" : "");
-    free(text);
-    json_decref(j);
-    return buf;
-}
-
-static const char *type_text(const struct lm_meta_value *v, char *buf, size_t size)
-{
-    if (v->type == LM_META_ARRAY)
-        snprintf(buf, size, "%zu × %s", v->n, lm_meta_type_name(v->elem));
-    else
-        snprintf(buf, size, "%s", lm_meta_type_name(v->type));
-    return buf;
-}
-
-static void config_rows(struct cli_table *t, json_t *config)
-{
-    const char *key;
-    json_t *value;
-
-    json_object_foreach(config, key, value)
-    {
-        char name[300];
-        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(7));
-        size_t n = text ? strlen(text) : 0;
-        snprintf(name, sizeof name, "config.json %s", key);
-        cli_table_row(t, cli_safe(lm_span_str(name)), "json",
-                      cli_safe(lm_span_of(text, n < SHOWN_TEXT ? n : SHOWN_TEXT)));
-        free(text);
-    }
-}
-
-static void print_meta(struct listing *l, json_t *config)
-{
-    static const char *const heads[] = {"key", "type", "value"};
-    const struct lm_meta *meta = lm_model_meta(l->m);
-    struct cli_table *t = cli_table_new(heads, "lll");
-
-    for (size_t i = 0; i < lm_meta_count(meta); i++) {
-        const char *key;
-        const struct lm_meta_value *v = lm_meta_at(meta, i, &key);
-        char type[64], value[4 * SHOWN_TEXT + 16];
-        cli_table_row(t, cli_safe(lm_span_str(key)), type_text(v, type, sizeof type),
-                      cli_safe(lm_span_str(value_text(v, value, sizeof value))));
-    }
-    config_rows(t, config);
-    cli_table_print(t, stdout);
-}
-
-/* ---- JSON */
-
-static json_t *tensor_json(const struct listing *l, const struct row *r)
-{
-    json_t *o = json_object(), *shape = json_array();
-
-    for (unsigned i = 0; i < r->t->n_dims; i++)
-        json_array_append_new(shape, json_integer((json_int_t)r->t->shape[i]));
-    json_object_set_new(o, "name", cli_json_str(lm_span_str(row_name(l, r))));
-    json_object_set_new(o, "dtype", json_string(lm_dtype_name(r->t->dtype)));
-    json_object_set_new(o, "shape", shape);
-    json_object_set_new(o, "n_params", json_integer((json_int_t)r->n_params));
-    json_object_set_new(o, "n_bytes", json_integer((json_int_t)r->n_bytes));
-    json_object_set_new(o, "share", json_real(share_of(l, r->n_params)));
-    if (r->count > 1)
-        json_object_set_new(o, "count", json_integer((json_int_t)r->count));
-    if (r->shared)
-        json_object_set_new(o, "shared", json_true());
-    return o;
-}
-
-static json_t *groups_json(struct listing *l)
-{
-    json_t *a = json_array();
-    size_t n;
-    struct group *g = make_groups(l, l->rows, l->n_rows, &n);
-
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(a, json_pack("{so sI sI sI sf}", "key", cli_json_str(lm_span_str(g[i].key)), "n_tensors",
-                                           (json_int_t)g[i].n_tensors, "n_params", (json_int_t)g[i].n_params,
-                                           "n_bytes", (json_int_t)g[i].n_bytes, "share",
-                                           share_of(l, g[i].n_params)));
-    free(g);
-    return a;
-}
-
-static json_t *meta_json(struct listing *l, json_t *config)
-{
-    const struct lm_meta *meta = lm_model_meta(l->m);
-    json_t *o = json_object();
-
-    for (size_t i = 0; i < lm_meta_count(meta); i++) {
-        const char *key;
-        const struct lm_meta_value *v = lm_meta_at(meta, i, &key);
-        json_object_set_new(o, cli_safe(lm_span_str(key)), value_json(v));
-    }
-    if (config)
-        json_object_set(o, "config.json", config);
-    return o;
-}
-
-static json_t *listing_json(struct listing *l, json_t *config)
-{
-    json_t *o = json_object(), *tensors = json_array();
-
-    json_object_set_new(o, "format", json_string(lm_model_format(l->m)->name));
-    json_object_set_new(o, "architecture", l->arch ? cli_json_str(lm_span_str(l->arch)) : json_null());
-    json_object_set_new(o, "n_layers", json_integer(l->n_layers));
-    json_object_set_new(o, "n_tensors", json_integer((json_int_t)lm_model_n_tensors(l->m)));
-    json_object_set_new(o, "n_params", json_integer((json_int_t)l->n_params));
-    json_object_set_new(o, "n_bytes", json_integer((json_int_t)l->n_bytes));
-    if (l->o.by)
-        json_object_set_new(o, "groups", groups_json(l));
-    if (l->o.meta)
-        json_object_set_new(o, "metadata", meta_json(l, config));
-    for (size_t i = 0; i < l->n_rows; i++)
-        json_array_append_new(tensors, tensor_json(l, &l->rows[i]));
-    json_object_set_new(o, "tensors", tensors);
-    return o;
 }
 
 /* ---- the command */
@@ -575,24 +249,6 @@ static void mention_problems(struct listing *l)
         lm_binding_free(b);
 }
 
-static void show(struct listing *l, json_t *config)
-{
-    if (l->o.json) {
-        cli_json_print(listing_json(l, config));
-        return;
-    }
-    print_summary(l);
-    if (!l->o.meta && l->n_rows == 0)
-        return;
-    putchar('\n');
-    if (l->o.meta)
-        print_meta(l, config);
-    else if (l->o.by)
-        print_groups(l);
-    else
-        print_tensors(l);
-}
-
 static int run(struct listing *l, const char *path, struct lm_err *e)
 {
     struct lm_span text;
@@ -610,11 +266,14 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
     int r = gather(l, e);
     if (r == 0) {
         choose(l);
-        if (l->o.sort != SORT_ORDER || l->o.reverse)
+        if (l->o.sort != LIST_SORT_ORDER || l->o.reverse)
             qsort_r(l->rows, l->n_rows, sizeof *l->rows, compare_rows, l);
         if (l->o.filter && l->n_rows == 0)
             cli_note("%s: no tensor is called like %s", cli_name(), l->o.filter);
-        show(l, config);
+        if (l->o.json)
+            cli_json_print(list_json(l, config));
+        else
+            list_print(l, config);
         fflush(stdout);
         mention_problems(l);
     }
@@ -625,7 +284,7 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
 static const char *const sorts[] = {"order", "name", "size", "params", "dtype", NULL};
 static const char *const bys[] = {"none", "layer", "role", "dtype", NULL};
 
-#define AT(field) offsetof(struct options, field)
+#define AT(field) offsetof(struct list_opts, field)
 static const struct cli_opt opts[] = {
     {"by", 'b', CLI_CHOICE, NULL, AT(by), "Sums instead of tensors: by layer, by role or by dtype.", bys},
     {"fold", 'F', CLI_FLAG, NULL, AT(fold),

@@ -251,7 +251,7 @@ static const struct cli_cmd cmd = {
              "added) or merges (objects with rank, left, right, result).",
     .opts = opts,
     .examples = "  $ lm-vocab model.gguf | grep kot\n"
-                "  $ lm-vocab tokenizer.model --find ' dzień'\n"
+                "  $ lm-vocab tokenizer.model --find ' pan'\n"
                 "  $ lm-vocab model/ --merges --id 0",
     .min_args = 1,
     .max_args = 1,

@@ -1,13 +1,18 @@
 /* Where a model loads: facts as rows, each of a version; what no row decides is
- * unknown and said to be. Facts were read from the projects' documentation and
- * threads in September 2026. */
+ * unknown and said to be. Read from each project's documentation, not tried:
+ *   llama.cpp     the GGUF specification and loader
+ *   Ollama        https://docs.ollama.com/import
+ *   vLLM          https://docs.vllm.ai/en/latest/features/quantization/gguf/
+ *   transformers  https://huggingface.co/docs/transformers/main/en/quantization/gguf
+ *   SGLang        https://docs.sglang.io/docs/advanced_features/model_loading.md
+ *   MLX           https://github.com/ml-explore/mlx-examples/blob/main/llms/gguf_llm/README.md */
 #include "convert/audit_parts.h"
 
 enum engine { LLAMA_CPP, OLLAMA, VLLM, TRANSFORMERS, SGLANG, MLX, N_ENGINES };
 
 static const struct { const char *name, *version; } engines[N_ENGINES] = {
-    {"llama.cpp", "GGUF v3 loader, 2026-09"}, {"Ollama", "0.17 and later"}, {"vLLM", "documentation, 2026-09"},
-    {"transformers", "5.x"}, {"SGLang", "documentation, 2026-09"}, {"MLX", "mlx-lm, 2026-09"}};
+    {"llama.cpp", "GGUF 3 loader, 2026-09"}, {"Ollama", "import page, 2026-09"}, {"vLLM", "main, 2026-09"},
+    {"transformers", "5.19"}, {"SGLang", "model loading page, 2026-09"}, {"MLX", "mlx-examples, 2026-09"}};
 
 enum { E_GGUF = 1 << LLAMA_CPP | 1 << OLLAMA, E_HF = 1 << VLLM | 1 << TRANSFORMERS | 1 << SGLANG | 1 << MLX,
        E_ALL = (1 << N_ENGINES) - 1 };
@@ -20,7 +25,7 @@ static const struct { enum lm_rule_id rule; unsigned engines; enum lm_verdict ve
     {LM_RULE_name_long, E_GGUF, LM_REFUSES, "a tensor name of 64 bytes or more"},
     {LM_RULE_format_key, 1 << TRANSFORMERS, LM_LOADS_WITH, "no \"format\" in the metadata; some versions refuse"},
     {LM_RULE_pieces_twice, E_GGUF, LM_REFUSES, "two ids have one text"},
-    {LM_RULE_tokenizer_missing, E_GGUF, LM_REFUSES, "no tokenizer in the file"},
+    {LM_RULE_tokenizer_missing, E_GGUF, LM_REFUSES, "no tokenizer"},
     {LM_RULE_tokenizer_missing, E_HF, LM_LOADS_WITH, "no tokenizer: it must be given separately"},
     {LM_RULE_tensor_missing, E_GGUF, LM_REFUSES, "a tensor is missing"},
     {LM_RULE_tensor_missing, E_HF, LM_LOADS_WITH, "a tensor is missing and may be filled with random numbers"},
@@ -41,6 +46,11 @@ static const struct { enum lm_dtype d; unsigned engines; enum lm_verdict verdict
     {LM_Q8_1, E_ALL, LM_REFUSES, "Q8_1 is an intermediate type and not stored"},
 };
 
+/* Architectures that were not looked up for an engine. */
+static const struct { const char *arch; unsigned engines; const char *why; } not_looked_up[] = {
+    {"gpt2", 1 << OLLAMA | 1 << SGLANG | 1 << MLX, "GPT-2 is not in the pages that were read"},
+};
+
 /* The verdict of the worst reason; the first of those is told. */
 static void against(struct lm_engine_row *r, enum lm_verdict v, const char *why)
 {
@@ -56,17 +66,19 @@ static void against(struct lm_engine_row *r, enum lm_verdict v, const char *why)
 static void by_container(struct lm_audit *a, bool gguf)
 {
     static const char *const from_gguf[N_ENGINES] = {
-        [VLLM] = "GGUF is experimental: one file, few types", [TRANSFORMERS] = "GGUF is decoded to full size while loading",
-        [SGLANG] = "GGUF: not documented for every type", [MLX] = "GGUF: only Q4_0, Q4_1, Q8_0 and floats"};
+        [VLLM] = "GGUF is called highly experimental and needs vllm-gguf-plugin",
+        [TRANSFORMERS] = "GGUF is decoded to full size while loading",
+        [SGLANG] = "load format gguf; which types, the documentation does not say",
+        [MLX] = "GGUF types other than Q4_0, Q4_1 and Q8_0 are cast to F16"};
 
     for (int i = 0; i < N_ENGINES; i++) {
         struct lm_engine_row *r = &a->engines[i];
         if (gguf && from_gguf[i])
-            against(r, i == SGLANG ? LM_UNKNOWN : LM_LOADS_WITH, from_gguf[i]);
+            against(r, LM_LOADS_WITH, from_gguf[i]);
         else if (!gguf && i == LLAMA_CPP)
             against(r, LM_REFUSES, "reads GGUF only: convert it");
         else if (!gguf && i == OLLAMA)
-            against(r, LM_LOADS_WITH, "imports safetensors with a Modelfile for some architectures");
+            against(r, LM_LOADS_WITH, "imports a folder of safetensors through a Modelfile");
     }
 }
 
@@ -104,6 +116,9 @@ void lmc_audit_engines(struct lm_audit *a)
     }
     if (!a->has_config)
         apply(a, E_ALL, LM_UNKNOWN, "the architecture is not known here");
+    for (size_t i = 0; a->arch && i < sizeof not_looked_up / sizeof not_looked_up[0]; i++)
+        if (strcmp(a->arch, not_looked_up[i].arch) == 0)
+            apply(a, not_looked_up[i].engines, LM_UNKNOWN, not_looked_up[i].why);
     by_container(a, lmc_audit_is_gguf(a));
     for (size_t i = 0; i < sizeof by_finding / sizeof by_finding[0]; i++)
         if (was_found(a, by_finding[i].rule))

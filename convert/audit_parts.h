@@ -20,6 +20,7 @@ struct lmc_scan {
     uint32_t hash[32];
 };
 /* x [n], n <= LMC_SCAN_MAX; cols [n] gets the squares added, or NULL. */
+void lmc_scan_avx512(struct lmc_scan *s, const float *x, size_t n, float *cols);
 void lmc_scan_avx2(struct lmc_scan *s, const float *x, size_t n, float *cols);
 void lmc_scan_portable(struct lmc_scan *s, const float *x, size_t n, float *cols);
 void lmc_scan_finite(struct lmc_scan *s, const float *x, size_t n); /* range and sums, skipping the rest */

@@ -75,15 +75,18 @@ static void squares(float *cols, const float *x, size_t n)
         cols[i] += x[i] * x[i];
 }
 
-static void hash(uint32_t h[LANES], const uint32_t *u, size_t n)
+static void hash(uint32_t *state, const uint32_t *u, size_t n)
 {
+    uint32_t h[LANES]; /* a copy: in memory it could be what u points to */
     size_t i = 0;
 
+    memcpy(h, state, sizeof h);
     for (; i + LANES <= n; i += LANES)
         for (size_t l = 0; l < LANES; l++)
             h[l] = (h[l] ^ u[i + l]) * 0x9e3779b1u;
     for (size_t l = 0; i < n; i++, l++)
         h[l] = (h[l] ^ u[i]) * 0x85ebca6bu;
+    memcpy(state, h, sizeof h);
 }
 
 void LMC_SCAN(struct lmc_scan *s, const float *x, size_t n, float *cols)

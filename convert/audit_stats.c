@@ -8,7 +8,7 @@
 #include "convert/hash_pass.h"
 #include "convert/stream.h"
 
-enum { PIECE = 1 << 18, SAMPLE_ONE_IN = 8, SAMPLE_FROM = 1 << 20, OUTLIER = 8, MAX_COLS = 1 << 20 };
+enum { PIECE = 1 << 18, SAMPLE_ONE_IN = 16, SAMPLE_FROM = 1 << 20, OUTLIER = 8, MAX_COLS = 1 << 20 };
 
 /* What is gathered of a tensor while it is read. */
 struct gather {
@@ -121,16 +121,20 @@ static uint64_t fold_hash(const uint32_t *h)
     return x;
 }
 
+/* Neighbours mostly fall into the same bin: four tables in turn, so that one
+ * count need not wait for the last. */
 static void bin(struct lm_stats *s, const float *x, size_t n)
 {
+    uint32_t t[4][256] = {{0}};
+
     for (size_t i = 0; i < n; i++) {
         uint32_t u;
         memcpy(&u, &x[i], 4);
-        u &= 0x7fffffff;
-        if (u == 0 || u >= 0x7f800000)
-            continue;
-        int e = (int)(u >> 23) - 127 + 40;
-        s->bins[e < 0 ? 0 : e >= LM_AUDIT_BINS ? LM_AUDIT_BINS - 1 : e]++;
+        t[i % 4][u >> 23 & 255] += (u & 0x7fffffff) != 0;
+    }
+    for (int e = 0; e < 255; e++) { /* 255: not finite */
+        int to = e - 127 + 40;
+        s->bins[to < 0 ? 0 : to >= LM_AUDIT_BINS ? LM_AUDIT_BINS - 1 : to] += t[0][e] + t[1][e] + t[2][e] + t[3][e];
     }
     s->n_binned += n;
 }
@@ -354,6 +358,9 @@ int lmc_audit_stats(struct lm_audit *a, struct lm_err *e)
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2"))
         j.scan = lmc_scan_avx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
+        j.scan = lmc_scan_avx512;
 #endif
     for (size_t i = 0; rc == 0 && i < a->n_tensors; i++)
         rc = begin(a, &j.of[i], i) ? lmc_nomem(e) : 0;

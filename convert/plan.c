@@ -92,6 +92,16 @@ bool lmc_to_gguf(const struct lm_plan *p)
     return strcmp(p->req.to->name, "gguf") == 0;
 }
 
+bool lmc_is_safetensors(const struct lm_format *f)
+{
+    return strcmp(f->name, "safetensors") == 0;
+}
+
+const char *lmc_default_base(const struct lm_plan *p)
+{
+    return lmc_to_gguf(p) ? "model.gguf" : lmc_is_safetensors(p->req.to) ? "model.safetensors" : "model.npz";
+}
+
 bool lmc_renames(const struct lm_plan *p)
 {
     return p->bind && p->bind->naming != (lmc_to_gguf(p) ? LM_NAMES_GGUF : LM_NAMES_HF);
@@ -316,7 +326,7 @@ static int measure(struct lm_plan *p, struct lm_err *e)
 {
     for (size_t i = 0; i < p->n_parts; i++) {
         struct lm_layout l;
-        if (lmc_layout(&l, p, i, lmc_to_gguf(p) ? "model.gguf" : "model.safetensors", e))
+        if (lmc_layout(&l, p, i, lmc_default_base(p), e))
             return -1;
         for (size_t f = 0; f < l.n_files; f++)
             p->n_dst_bytes += l.files[f].n_bytes;

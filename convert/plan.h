@@ -8,6 +8,8 @@
 
 bool lmc_to_gguf(const struct lm_plan *p);
 bool lmc_is_gguf(const struct lm_model *m);
+bool lmc_is_safetensors(const struct lm_format *f);
+const char *lmc_default_base(const struct lm_plan *p); /* "model.gguf": the file of a folder */
 bool lmc_renames(const struct lm_plan *p); /* between Hugging Face's and GGUF's names */
 bool lmc_has_suffix(const char *s, const char *suffix);
 const char *lmc_base_name(const char *path);

@@ -261,7 +261,7 @@ int lmc_plan_back(struct lm_plan *p, struct lm_err *e)
     struct back b = {.p = p};
     int rc;
 
-    if (lmc_to_gguf(p) || !lmc_is_gguf(p->src) || p->req.dtype >= 0 || p->req.max_file_bytes)
+    if (!lmc_is_safetensors(p->req.to) || !lmc_is_gguf(p->src) || p->req.dtype >= 0 || p->req.max_file_bytes)
         return 0;
     if (!files || files->type != LM_META_ARRAY || files->elem != LM_META_STR || files->n == 0)
         return 0;

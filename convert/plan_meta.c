@@ -213,12 +213,12 @@ static int embed_sources(struct lm_plan *p, struct lm_err *e)
 
     if (p->req.quantize || p->req.dtype >= 0)
         return 0;
-    if (lmc_embed_dropped(p, &all, e) || (all && embed_headers(p, e)))
+    if (lmc_embed_dropped(p, &all, e) || (all && lmc_is_safetensors(lm_model_format(p->src)) && embed_headers(p, e)))
         return -1;
     for (size_t i = 0; lm_sidecar_names[i]; i++)
         if (embed_file(p, lm_sidecar_names[i], e))
             return -1;
-    if (lm_model_n_files(p->src) < 2)
+    if (lm_model_n_files(p->src) < 2 || !lmc_is_safetensors(lm_model_format(p->src)))
         return 0;
     return embed_file(p, lmc_has_suffix(base, ".index.json") ? base : "model.safetensors.index.json", e);
 }
@@ -242,7 +242,8 @@ static int safetensors_meta(struct lm_plan *p, struct lm_err *e)
 {
     const struct lm_meta *m = lm_model_meta(p->src);
 
-    if (lmc_is_gguf(p->src))
+    /* Keys of other containers are not what a reader of safetensors expects to find. */
+    if (!lmc_is_safetensors(lm_model_format(p->src)))
         return set_str(p, "format", "pt", e);
     for (size_t i = 0; i < lm_meta_count(m); i++) {
         const char *key;

@@ -140,8 +140,8 @@ int lmc_plan_sides(struct lm_plan *p, struct lm_err *e)
     if (lmc_to_gguf(p))
         return 0;
     if (p->req.bare)
-        return lmc_note(p, e, "one safetensors file is written: config.json and tokenizer are not; name a folder to get "
-                        "them too");
+        return lmc_note(p, e, "one %s file is written: config.json and tokenizer are not; name a folder to get them too",
+                        p->req.to->title);
     /* A GGUF's own folder is no checkpoint: only what it carries inside counts. */
     if (carry_files(p, e) || make_config(p, e) || make_tokenizer(p, e))
         return -1;

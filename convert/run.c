@@ -12,6 +12,7 @@ struct run {
     char *dir, *base;            /* base: of files that the plan does not name */
     struct lm_layout *layouts;   /* one a part */
     struct lmc_place *places;    /* one an item */
+    int **fds;                   /* one a part: of the files of its layout; -1 for a commit record */
     struct lm_commit *commit;
 };
 
@@ -50,7 +51,8 @@ static int make_layouts(struct run *r, struct lm_err *e)
 {
     r->layouts = calloc(r->p->n_parts, sizeof *r->layouts);
     r->places = calloc(r->p->n_items + 1, sizeof *r->places);
-    if (!r->layouts || !r->places)
+    r->fds = calloc(r->p->n_parts, sizeof *r->fds);
+    if (!r->layouts || !r->places || !r->fds)
         return lmc_nomem(e);
     for (size_t i = 0; i < r->p->n_parts; i++)
         if (lmc_layout(&r->layouts[i], r->p, i, r->base, e))
@@ -76,7 +78,7 @@ static int choose_place(struct run *r, const char *dst, struct lm_err *e)
 
     if (folder) {
         r->dir = strdup(n ? dst : ".");
-        r->base = strdup(lmc_to_gguf(p) ? "model.gguf" : "model.safetensors");
+        r->base = strdup(lmc_default_base(p));
     } else {
         r->dir = base == dst ? strdup(".") : strndup(dst, (size_t)(base - dst));
         r->base = strdup(base);
@@ -150,6 +152,16 @@ static int add_file(struct run *r, const char *name, const uint8_t *head, size_t
     return lm_pwrite_all(*fd, head, n_head, 0, e) ? lm_err_prefix(e, "%s", name) : 0;
 }
 
+static int add_data_file(struct run *r, const struct lm_layout_file *f, int *fd, struct lm_err *e)
+{
+    if (add_file(r, f->name, f->head, f->n_head, f->n_bytes, fd, e))
+        return -1;
+    for (size_t i = 0; i < f->n_chunks; i++)
+        if (lm_pwrite_all(*fd, f->chunks[i].data, f->chunks[i].n, f->chunks[i].offset, e))
+            return lm_err_prefix(e, "%s", f->name);
+    return 0;
+}
+
 static int add_part(struct run *r, size_t part, struct lm_err *e)
 {
     const struct lm_layout *l = &r->layouts[part];
@@ -157,13 +169,27 @@ static int add_part(struct run *r, size_t part, struct lm_err *e)
     int *fds = calloc(l->n_files + 1, sizeof *fds);
     int rc = fds ? 0 : lmc_nomem(e);
 
-    for (size_t f = 0; rc == 0 && f < l->n_files; f++)
+    r->fds[part] = fds;
+    for (size_t f = 0; rc == 0 && f < l->n_files; f++) {
+        fds[f] = -1;
         if (!l->files[f].last)
-            rc = add_file(r, l->files[f].name, l->files[f].head, l->files[f].n_head, l->files[f].n_bytes, &fds[f], e);
+            rc = add_data_file(r, &l->files[f], &fds[f], e);
+    }
     for (size_t i = 0; rc == 0 && i < q->n; i++)
         r->places[q->first + i] = (struct lmc_place){fds[l->places[i].file], l->places[i].offset};
-    free(fds);
     return rc;
+}
+
+/* What depends on the data, once they are there. */
+static int finish_files(struct run *r, struct lm_err *e)
+{
+    const struct lm_format *to = r->p->req.to;
+
+    for (size_t i = 0; to->finish && i < r->p->n_parts; i++)
+        for (size_t f = 0; f < r->layouts[i].n_files; f++)
+            if (r->fds[i][f] >= 0 && to->finish(r->fds[i][f], &r->layouts[i], f, e))
+                return lm_err_prefix(e, "%s", r->layouts[i].files[f].name);
+    return 0;
 }
 
 /* In the order in which names will appear: data, small files, commit record. */
@@ -246,7 +272,7 @@ static int run(struct run *r, const char *dst, struct lm_err *e)
         return -1;
     if (lm_commit_begin(&r->commit, r->dir, r->o->force, e) || add_files(r, e))
         return -1;
-    if (lmc_stream(r->p, r->places, r->o, e) || lm_model_check_unchanged(r->p->src, e) || lmc_stopped(r->o, e))
+    if (lmc_stream(r->p, r->places, r->o, e) || finish_files(r, e) || lm_model_check_unchanged(r->p->src, e) || lmc_stopped(r->o, e))
         return -1;
     c = r->commit;
     r->commit = NULL;
@@ -261,6 +287,9 @@ int lm_plan_run(struct lm_plan *p, const char *dst, const struct lm_run_options 
     lm_commit_abort(r.commit);
     for (size_t i = 0; r.layouts && i < p->n_parts; i++)
         lm_layout_free(&r.layouts[i]);
+    for (size_t i = 0; r.fds && i < p->n_parts; i++)
+        free(r.fds[i]);
+    free(r.fds);
     free(r.layouts);
     free(r.places);
     free(r.dir);

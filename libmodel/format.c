@@ -61,6 +61,9 @@ void lm_layout_free(struct lm_layout *l)
     for (size_t i = 0; i < l->n_files; i++) {
         free(l->files[i].name);
         free(l->files[i].head);
+        for (size_t k = 0; k < l->files[i].n_chunks; k++)
+            free(l->files[i].chunks[k].data);
+        free(l->files[i].chunks);
     }
     free(l->files);
     free(l->places);

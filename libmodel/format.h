@@ -36,7 +36,10 @@ struct lm_layout {
         char *name;        /* base name, made from the `base` given */
         uint8_t *head;     /* bytes from offset 0 on */
         size_t n_head;
-        uint64_t n_bytes;  /* exact final size; what is neither head nor tensor is zero */
+        uint64_t n_bytes;  /* exact final size; what is neither head, chunk nor tensor is zero */
+        /* More bytes of ours, between the tensors and after them. */
+        struct lm_layout_chunk { uint64_t offset; uint8_t *data; size_t n; } *chunks;
+        size_t n_chunks;
         bool last;         /* a commit record (index.json): written after the others are durable */
     } *files;
     size_t n_files;
@@ -55,6 +58,9 @@ struct lm_format {
     /* NULL: read-only format. base is "model.gguf", "model.safetensors": the
      * base name the caller wants (split sets derive theirs from it). */
     int (*layout)(struct lm_layout *out, const struct lm_write_spec *spec, const char *base, struct lm_err *e);
+    /* Called when head, chunks and all tensors are in the file (open for reading
+     * and writing): puts in what depends on the data (checksums). NULL: nothing does. */
+    int (*finish)(int fd, const struct lm_layout *l, size_t file, struct lm_err *e);
     bool (*can_store)(enum lm_dtype d);
 };
 

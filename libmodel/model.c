@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libmodel/fmt/fmt.h"
+#include "libmodel/fmt/views.h"
 
 int lmi_nomem(struct lm_err *e)
 {
@@ -96,26 +96,31 @@ void lmi_file_close(struct lm_model_file *f)
     close(f->fd);
 }
 
-int lm_model_add_file(struct lm_model *m, const char *path, size_t *index, struct lm_err *e)
+int lmi_model_adopt_file(struct lm_model *m, struct lm_model_file *f, struct lm_err *e)
 {
-    struct lm_model_file f;
-
     if (m->n_files == m->files_capacity) {
         size_t capacity = m->files_capacity ? m->files_capacity * 2 : 4;
         struct lm_model_file *bigger = reallocarray(m->files, capacity, sizeof *bigger);
-        if (!bigger)
+        if (!bigger) {
+            lmi_file_close(f);
             return lmi_nomem(e);
+        }
         m->files = bigger;
         m->files_capacity = capacity;
     }
+    m->files[m->n_files++] = *f;
+    return 0;
+}
+
+int lm_model_add_file(struct lm_model *m, const char *path, size_t *index, struct lm_err *e)
+{
+    struct lm_model_file f;
     char *own = lm_arena_str(&m->arena, lm_span_str(path));
+
     if (!own)
         return lmi_nomem(e);
-    if (lmi_file_open(&f, own, e) < 0)
-        return -1;
     *index = m->n_files;
-    m->files[m->n_files++] = f;
-    return 0;
+    return lmi_file_open(&f, own, e) < 0 ? -1 : lmi_model_adopt_file(m, &f, e);
 }
 
 static int check_file(const struct lm_model_file *f, struct lm_err *e)
@@ -141,7 +146,7 @@ static int check_file(const struct lm_model_file *f, struct lm_err *e)
 int lm_model_check_unchanged(const struct lm_model *m, struct lm_err *e)
 {
     for (size_t i = 0; i < m->n_files; i++)
-        if (check_file(&m->files[i], e) < 0)
+        if (!m->files[i].made && check_file(&m->files[i], e) < 0)
             return -1;
     return 0;
 }
@@ -164,7 +169,7 @@ static struct lm_model *model_new(const char *path)
     return NULL;
 }
 
-int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e)
+int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err *e)
 {
     struct stat s;
 
@@ -180,6 +185,17 @@ int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e)
     }
     *out = m;
     return 0;
+}
+
+int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e)
+{
+    if (lm_model_open_headers(out, path, e) < 0)
+        return -1;
+    if (lmi_views_fill(*out, e) == 0)
+        return 0;
+    lm_model_close(*out);
+    *out = NULL;
+    return -1;
 }
 
 int lmi_model_read_file(struct lm_model *m, const char *path, struct lm_err *e)

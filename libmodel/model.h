@@ -31,11 +31,15 @@ struct lm_tensor {
 struct lm_model;  /* opaque: owns mappings and an arena */
 struct lm_format; /* format.h */
 
-/* Opens a file (.safetensors, .gguf, any part of a GGUF split set), an
- * index.json, or a directory (a Hugging Face repository: index, one
- * safetensors file, or GGUF).  Read-only; the source is never modified.
- * Tensor data is mapped, not read. */
+/* Opens a file in any format of formats.def, any part of a GGUF split set, an
+ * index.json, a params.json, or a directory (a Hugging Face repository, a Meta
+ * or Mistral release).  Read-only; the source is never modified.  Tensor data
+ * is mapped, not read. */
 int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e);
+/* The same for whoever never looks at tensor data: where a container holds
+ * tensors in another form (deflated, strided, joined over shards), lm_model_open
+ * computes them into a temporary file first; here their bytes read as zeros. */
+int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err *e);
 void lm_model_close(struct lm_model *m); /* NULL is fine */
 
 const char *lm_model_path(const struct lm_model *m);          /* as given to open */
@@ -51,6 +55,7 @@ struct lm_model_file {
     struct lm_span map; /* the whole file */
     uint64_t dev, ino, mtime_ns, ctime_ns;
     int fd;             /* open, read-only; for copy_file_range */
+    bool made;          /* a temporary file of tensors that the file at path holds in another form */
 };
 size_t lm_model_n_files(const struct lm_model *m);
 const struct lm_model_file *lm_model_file(const struct lm_model *m, size_t i);

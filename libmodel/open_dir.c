@@ -62,6 +62,13 @@ static bool is_consolidated(const char *name)
     return strncmp(name, "consolidated", 12) == 0;
 }
 
+/* PyTorch's own names; others (training_args.bin, optimizer.pt) are not weights. */
+static bool is_torch(const char *name)
+{
+    return (strncmp(name, "pytorch_model", 13) == 0 && (lmi_has_suffix(name, ".bin") || lmi_has_suffix(name, ".bin.index.json"))) ||
+           strcmp(name, "model.pt") == 0 || strcmp(name, "model.pth") == 0;
+}
+
 static bool is_index(const char *name)
 {
     return lmi_has_suffix(name, ".safetensors.index.json") && !is_consolidated(name);
@@ -76,6 +83,11 @@ static bool is_safetensors(const char *name)
 static bool is_gguf(const char *name)
 {
     return lmi_has_suffix(name, ".gguf");
+}
+
+static bool is_npz(const char *name)
+{
+    return lmi_has_suffix(name, ".npz");
 }
 
 static bool same_split_set(const char *a, const char *b)
@@ -105,6 +117,16 @@ static bool holds(const struct listing *l, const char *name)
         if (strcmp(l->names[i], name) == 0)
             return true;
     return false;
+}
+
+/* Of PyTorch's files: the index, or the only one. */
+static const char *torch_file(const struct listing *l)
+{
+    static const char index[] = "pytorch_model.bin.index.json", one[] = "pytorch_model.bin";
+
+    if (holds(l, index) || holds(l, one))
+        return holds(l, index) ? index : one;
+    return l->n == 1 ? l->names[0] : NULL;
 }
 
 /* "a, b, c and 4 more" */
@@ -166,6 +188,15 @@ static int no_index(const struct lm_model *m, const struct listing *l, struct lm
                       enumerate(l, names, sizeof names));
 }
 
+static int no_torch_index(const struct lm_model *m, const struct listing *l, struct lm_err *e)
+{
+    char names[800];
+
+    return lm_err_set(e, LM_USAGE, "%.300s: several PyTorch files (%s) and no pytorch_model.bin.index.json that says they "
+                      "are one model; add the index or give the path of one file", m->path,
+                      enumerate(l, names, sizeof names));
+}
+
 static int nothing(const struct lm_model *m, const struct listing *all, struct lm_err *e)
 {
     char names[800];
@@ -173,15 +204,20 @@ static int nothing(const struct lm_model *m, const struct listing *all, struct l
     if (all->n == 0)
         return lm_err_set(e, LM_MISSING, "%s: the folder is empty", m->path);
     return lm_err_set(e, LM_MISSING, "%.300s: no model here (looked for model.safetensors, an index.json, one "
-                      "*.safetensors or one *.gguf); found %s", m->path, enumerate(all, names, sizeof names));
+                      "*.safetensors, pytorch_model.bin or one *.gguf); found %s", m->path, enumerate(all, names, sizeof names));
 }
 
-static int choose(struct lm_model *m, const struct listing *all, struct listing found[3], struct lm_err *e)
+/* Kinds of files that may be the model. */
+enum { N_KINDS = 5 };
+
+static int choose(struct lm_model *m, const struct listing *all, struct listing found[N_KINDS], struct lm_err *e)
 {
-    struct listing *indexes = &found[0], *tensors = &found[1], *ggufs = &found[2];
+    struct listing *indexes = &found[0], *tensors = &found[1], *ggufs = &found[2], *torches = &found[3],
+                   *npzs = &found[4];
 
     if (matching(indexes, all, is_index, e) < 0 || matching(tensors, all, is_safetensors, e) < 0 ||
-        matching(ggufs, all, is_gguf, e) < 0)
+        matching(ggufs, all, is_gguf, e) < 0 || matching(torches, all, is_torch, e) < 0 ||
+        matching(npzs, all, is_npz, e) < 0)
         return -1;
     if (holds(indexes, "model.safetensors.index.json"))
         return read_index(m, "model.safetensors.index.json", all, e);
@@ -195,14 +231,20 @@ static int choose(struct lm_model *m, const struct listing *all, struct listing 
         return read_one(m, tensors->names[0], e);
     if (tensors->n > 1)
         return no_index(m, tensors, e);
+    if (torches->n)
+        return torch_file(torches) ? read_one(m, torch_file(torches), e) : no_torch_index(m, torches, e);
     if (ggufs->n == 1)
         return read_one(m, ggufs->names[0], e);
-    return ggufs->n > 1 ? ambiguous(m, "GGUF models", ggufs, e) : nothing(m, all, e);
+    if (ggufs->n > 1)
+        return ambiguous(m, "GGUF models", ggufs, e);
+    if (npzs->n == 1)
+        return read_one(m, npzs->names[0], e);
+    return npzs->n > 1 ? ambiguous(m, ".npz files", npzs, e) : nothing(m, all, e);
 }
 
 int lmi_model_read_dir(struct lm_model *m, const char *dir, struct lm_err *e)
 {
-    struct listing all = {0}, found[3];
+    struct listing all = {0}, found[N_KINDS];
     size_t n = strlen(dir);
     char *prefix = lm_arena_alloc(&m->arena, n + 2);
 
@@ -215,7 +257,7 @@ int lmi_model_read_dir(struct lm_model *m, const char *dir, struct lm_err *e)
     int rc = listing_read(&all, dir, e);
     if (rc == 0)
         rc = choose(m, &all, found, e);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < N_KINDS; i++)
         listing_free(&found[i]);
     listing_free(&all);
     return rc;

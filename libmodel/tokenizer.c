@@ -198,8 +198,12 @@ static int encode(struct lmi_call *c, struct lm_span text, bool bos_eos)
 int lm_tokenizer_encode(const struct lm_tokenizer *t, struct lm_span text, unsigned flags, struct lm_ids *out,
                         struct lm_err *e)
 {
+    bool spm = t->v->algo == LM_VOCAB_SPM_BPE;
     struct lmi_call c = {.t = t, .out = out, .e = e};
 
+    c.encode_word = spm ? lmi_spm_word : lmi_byte_word;
+    c.ids_per_byte = spm && !t->space_is_piece ? 3 : 1; /* a space that is no piece becomes U+2581's bytes */
+    c.narrow = t->v->n_pieces <= UINT16_MAX;
     c.offsets = flags & LM_ENCODE_OFFSETS;
     c.special = flags & LM_ENCODE_SPECIAL;
     if (c.offsets && out->n > 0 && !out->offsets)

@@ -212,7 +212,10 @@ static inline void write_layout(const struct lm_layout *l, const char *folder, c
         char path[600];
         uint8_t *file = calloc(1, l->files[f].n_bytes + 1);
         assert_non_null(file);
-        memcpy(file, l->files[f].head, l->files[f].n_head);
+        if (l->files[f].n_head)
+            memcpy(file, l->files[f].head, l->files[f].n_head);
+        for (size_t k = 0; k < l->files[f].n_chunks; k++)
+            memcpy(file + l->files[f].chunks[k].offset, l->files[f].chunks[k].data, l->files[f].chunks[k].n);
         for (size_t i = 0; i < spec->n_tensors; i++) {
             if (l->places[i].file != f || n_data[i] == 0)
                 continue;

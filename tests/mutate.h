@@ -84,7 +84,9 @@ static inline void mut_edit(struct mut *x, const char *name, const char *from, c
     char *old = mut_side_get(x, name), *at = strstr(old, from);
     assert_non_null(at);
     char *text = malloc(strlen(old) + strlen(to) + 1);
-    sprintf(text, "%.*s%s%s", (int)(at - old), old, to, at + strlen(from));
+    memcpy(text, old, (size_t)(at - old));
+    strcpy(text + (at - old), to);
+    strcat(text, at + strlen(from));
     mut_side_text(x, name, text);
     free(text);
 }

@@ -78,7 +78,7 @@ static struct lm_span case_text(const json_t *c, uint8_t *buf, size_t size)
     if (!hex)
         return lm_json_span(json_object_get(c, "text"));
     for (; hex[0]; hex += 2, n++) {
-        unsigned byte;
+        unsigned byte = 0;
         assert_true(n < size && sscanf(hex, "%2x", &byte) == 1);
         buf[n] = (uint8_t)byte;
     }
@@ -140,6 +140,21 @@ static void check_encode(const struct loaded *l, struct lm_span text, unsigned f
 
 /* ---- decoding */
 
+/* Could these bytes be the beginning of a longer character? */
+static bool begins_character(const uint8_t *s, size_t n)
+{
+    uint8_t whole[4];
+
+    memcpy(whole, s, n);
+    for (size_t len = n + 1; len <= 4; len++)
+        for (unsigned fill = 0x80; fill <= 0xbf; fill++) {
+            memset(whole + n, (int)fill, len - n);
+            if (lm_utf8_valid(lm_span_of(whole, len)))
+                return true;
+        }
+    return false;
+}
+
 /* Our text keeps the bytes; the libraries put U+FFFD for what is no UTF-8: HF
  * one for every maximal part of a character, SentencePiece one for every byte. */
 static size_t with_replacements(const uint8_t *s, size_t n, bool each_byte, char *out)
@@ -150,30 +165,14 @@ static size_t with_replacements(const uint8_t *s, size_t n, bool each_byte, char
         size_t k = 1;
         while (k < 4 && i + k < n && !lm_utf8_valid(lm_span_of(s + i, k)))
             k++;
-        if (lm_utf8_valid(lm_span_of(s + i, k))) {
-            memcpy(out + m, s + i, k);
-            m += k;
-            i += k;
-            continue;
-        }
-        memcpy(out + m, "\xef\xbf\xbd", 3);
-        m += 3;
-        size_t bad = 1;
-        static const uint8_t tails[][3] = {{0x80, 0x80, 0x80}};
-        while (!each_byte && bad < 3 && i + bad < n) { /* could s[i..i+bad] begin a character? */
-            uint8_t whole[8];
-            bool begins = false;
-            memcpy(whole, s + i, bad + 1);
-            for (unsigned fill = 0x80; fill <= 0xbf && !begins; fill++) {
-                memset(whole + bad + 1, (int)fill, sizeof tails[0]);
-                for (size_t len = bad + 2; len <= 4 && !begins; len++)
-                    begins = lm_utf8_valid(lm_span_of(whole, len));
-            }
-            if (!begins)
-                break;
-            bad++;
-        }
-        i += bad;
+        bool good = lm_utf8_valid(lm_span_of(s + i, k));
+        if (!good)
+            k = 1;
+        while (!good && !each_byte && k < 3 && i + k < n && begins_character(s + i, k + 1))
+            k++;
+        memcpy(out + m, good ? (const char *)s + i : "\xef\xbf\xbd", good ? k : 3);
+        m += good ? k : 3;
+        i += k;
     }
     return m;
 }

@@ -18,12 +18,16 @@ struct lm_model {
      * metadata (GGUF), because then a folder may hold many models. */
     const char *sidecar_dir;
     struct lmi_sidecar *sidecars; /* those read so far */
+    struct lmi_fill *fills;       /* of temporary files, not computed yet: views.h */
 };
 
 /* Maps a regular file read-only. path is borrowed. An empty file maps to a
  * span of size 0. */
 int lmi_file_open(struct lm_model_file *f, const char *path, struct lm_err *e);
 void lmi_file_close(struct lm_model_file *f);
+
+/* Takes over an open file (with its mapping) that is not a path's; closed also on failure. */
+int lmi_model_adopt_file(struct lm_model *m, struct lm_model_file *f, struct lm_err *e);
 
 /* As lm_model_open for something that is already known not to be a folder. */
 int lmi_model_read_file(struct lm_model *m, const char *path, struct lm_err *e);

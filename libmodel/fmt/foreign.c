@@ -3,6 +3,7 @@
 #include <strings.h>
 
 #include "libmodel/fmt/fmt.h"
+#include "libmodel/parse/zip.h"
 
 static bool at(struct lm_span f, size_t offset, const char *bytes, size_t n)
 {
@@ -31,11 +32,8 @@ static const struct {
     MAGIC(0, "FUGG", "a GGUF file with its magic reversed, written by a program that mixed up byte orders; "
           "GGUF always begins with the bytes 'GGUF'"),
     MAGIC(0, "24ka", "a llama2.c checkpoint (magic 'ak42'), which is not read yet"),
-    MAGIC(0, "\x80\x02\x8a\x0al\xfc\x9c" "F\xf9 j\xa8P\x19",
-          "a PyTorch file of the old kind (before 1.6), which is not read yet; save it as safetensors"),
     MAGIC(0, "\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow weights), which is not read yet; "
           "save the model as safetensors"),
-    MAGIC(0, "\x93NUMPY", "a NumPy .npy array, not a model"),
     MAGIC(0, "\x1f\x8b", "a gzip archive; unpack it first"),
     MAGIC(0, "\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it first"),
     MAGIC(0, "\xfd" "7zXZ", "an xz archive; unpack it first"),
@@ -60,13 +58,7 @@ static bool is_text_start(struct lm_span f, const char *word)
 
 static const char *zip_name(struct lm_span f)
 {
-    enum { WITHIN = 4096 };
-
-    if (near_start(f, WITHIN, "data.pkl"))
-        return "a PyTorch file (a zip with a pickle), which is not read yet; save the model as safetensors";
-    if (near_start(f, WITHIN, ".npy"))
-        return "a NumPy .npz archive, which is not read yet";
-    if (near_start(f, WITHIN, "model.weights.h5"))
+    if (lmi_zip_kind(f) == LMI_ZIP_KERAS)
         return "a Keras 3 model (.keras), which is not read yet; save the model as safetensors";
     return "a zip archive; if it is a packed model, unpack it first";
 }

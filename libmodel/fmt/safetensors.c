@@ -13,6 +13,7 @@
 
 #include <stdlib.h>
 
+#include "libmodel/fmt/shards.h"
 #include "libmodel/parse/pull.h"
 
 /* In the reference implementation's order, by alignment. */
@@ -338,14 +339,9 @@ int lmi_st_read_file(struct lm_model *m, const char *path, struct lm_err *e)
 
 /* ---- the format */
 
-static bool is_index_name(const char *path)
-{
-    return lmi_has_suffix(path, ".index.json");
-}
-
 static int probe(struct lm_span f, const char *path)
 {
-    if (is_index_name(path) && f.size && f.data[0] == '{' && memmem(f.data, f.size, "\"weight_map\"", 12))
+    if (lmi_index_kind(f, path) == LMI_INDEX_SAFETENSORS)
         return 80;
     int by_name = lmi_has_suffix(path, ".safetensors") ? 10 : 0;
     if (f.size < 9 || f.data[8] != '{')
@@ -355,7 +351,8 @@ static int probe(struct lm_span f, const char *path)
 
 static int read_path(struct lm_model *m, const char *path, struct lm_err *e)
 {
-    return is_index_name(path) ? lmi_st_read_index(m, path, e) : lmi_st_read_file(m, path, e);
+    return lmi_has_suffix(path, ".index.json") ? lmi_read_index(m, path, &lm_format_safetensors, lmi_st_read_file, e)
+                                               : lmi_st_read_file(m, path, e);
 }
 
 const struct lm_format lm_format_safetensors = {

@@ -30,8 +30,6 @@ void lmi_st_header_free(struct lmi_st_header *h);
 
 /* Adds one file of tensors to the model. */
 int lmi_st_read_file(struct lm_model *m, const char *path, struct lm_err *e);
-/* Opens an index.json and the files it names. */
-int lmi_st_read_index(struct lm_model *m, const char *path, struct lm_err *e);
 
 /* The wire name of a type, NULL when safetensors has none; and its place in the
  * order that the reference writer sorts by, descending. */

@@ -109,19 +109,21 @@ static uint32_t whole_word(const struct lmi_call *c, size_t begin, size_t n)
     return id >= 0 && c->t->v->pieces[id].in_model ? (uint32_t)id : LMI_NONE;
 }
 
-static int merge_word(struct lmi_call *c, size_t begin, size_t n, bool *whole)
+int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
 {
+    size_t n = end - begin;
     uint32_t id = c->t->v->ignore_merges ? whole_word(c, begin, n) : LMI_NONE;
+    bool whole;
 
-    *whole = true;
     if (id != LMI_NONE) {
-        lmi_call_emit(c, id, begin, begin + n);
+        lmi_call_emit(c, id, begin, end);
         return 0;
     }
     uint32_t *ids = lmi_call_symbols(c, n);
     if (!ids)
         return -1;
-    symbols_of(c->t, c->bytes + begin, n, ids, whole);
+    symbols_of(c->t, c->bytes + begin, n, ids, &whole);
+    c->no_cache = !whole;
     size_t left = lmi_merge(&c->merge, &c->t->pairs, ids, n);
     if (left == SIZE_MAX)
         return lmi_call_nomem(c);
@@ -131,25 +133,7 @@ static int merge_word(struct lmi_call *c, size_t begin, size_t n, bool *whole)
 
 static int word(void *user, size_t begin, size_t end)
 {
-    struct lmi_call *c = user;
-    size_t n = end - begin, from = c->out->n;
-    uint64_t key[2];
-    struct lmi_slot *slot = NULL;
-    bool whole;
-
-    if (lmi_call_reserve(c, n + LMI_CACHED_IDS) < 0)
-        return -1;
-    if (n <= LMI_CACHED_BYTES) {
-        lmi_cache_key(c, begin, n, key);
-        slot = lmi_cache_slot(c, key);
-        if (lmi_cache_get(c, slot, key, begin, n))
-            return 0;
-    }
-    if (merge_word(c, begin, n, &whole) < 0)
-        return -1;
-    if (slot && whole)
-        lmi_cache_put(c, slot, key, n, from);
-    return 0;
+    return lmi_call_word(user, begin, end);
 }
 
 /* ---- parts */
@@ -182,6 +166,8 @@ static int run_words(struct lmi_call *c, struct lm_span text)
         return lmi_call_nomem(c);
     c->part = lm_span_of(masked ? masked : text.data, text.size);
     int rc = lmi_pretok_run(c->t->pretok, c->part, word, c, c->e);
+    if (rc == 0)
+        rc = lmi_call_flush(c);
     free(masked);
     return rc;
 }

@@ -53,41 +53,130 @@ uint32_t *lmi_call_symbols(struct lmi_call *c, size_t n)
     return p;
 }
 
-bool lmi_cache_get(struct lmi_call *c, const struct lmi_slot *slot, const uint64_t key[2], size_t begin, size_t n)
+/* ---- words */
+
+static inline void make_key(const struct lmi_call *c, size_t begin, size_t n, uint64_t key[2])
 {
-    if (slot->n_bytes != n || slot->key[0] != key[0] || slot->key[1] != key[1])
-        return false;
-    size_t n_ids = slot->n_ids, from = c->out->n;
-    if (n_ids <= LMI_CACHED_IDS) /* three are copied whatever n_ids is; lmi_byte_encode and lmi_spm_encode reserve them */
-        memcpy(c->out->ids + from, slot->ids, sizeof slot->ids);
+    key[0] = key[1] = 0;
+    memcpy(key, c->bytes + begin, c->part.size - begin < LMI_CACHED_BYTES ? n : LMI_CACHED_BYTES);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    key[1] = n > 8 ? key[1] << (8 * (16 - n)) : 0; /* what lies behind the word is shifted out */
+    key[0] = n < 8 ? key[0] << (8 * (8 - n)) : key[0];
+#else
+    key[1] = n > 8 ? key[1] >> (8 * (16 - n)) : 0;
+    key[0] = n < 8 ? key[0] >> (8 * (8 - n)) : key[0];
+#endif
+}
+
+/* Short words fill only the high bytes of a key, so the product must be folded:
+ * its low half would not depend on them. */
+static inline struct lmi_slot *slot_of(const struct lmi_call *c, const uint64_t key[2])
+{
+    __extension__ typedef unsigned __int128 wide;
+    wide h = (wide)(key[0] ^ 0x9e3779b97f4a7c15u) * (key[1] ^ 0xd1b54a32d192ed03u);
+
+    return &c->slots[((uint64_t)h ^ (uint64_t)(h >> 64)) & c->slot_mask];
+}
+
+static inline size_t room(const struct lmi_call *c)
+{
+    return c->narrow ? LMI_NARROW_IDS : LMI_WIDE_IDS;
+}
+
+/* Copies as many ids as a slot has room for, whatever n is: reserve() counts them. */
+static void copy_ids(struct lmi_call *c, const struct lmi_slot *s)
+{
+    int32_t *to = c->out->ids + c->out->n;
+
+    if (s->n_ids > room(c))
+        memcpy(to, c->out->ids + s->place, s->n_ids * sizeof *to);
+    else if (!c->narrow)
+        memcpy(to, s->wide, sizeof s->wide);
     else
-        memcpy(c->out->ids + from, c->out->ids + slot->ids[0], n_ids * sizeof *c->out->ids);
+        for (size_t i = 0; i < LMI_NARROW_IDS; i++)
+            to[i] = s->narrow[i];
+}
+
+static bool seen(struct lmi_call *c, const struct lmi_word *w)
+{
+    const struct lmi_slot *s = w->slot;
+    size_t begin = w->begin;
+
+    if (s->n_bytes != w->n || s->key[0] != w->key[0] || s->key[1] != w->key[1])
+        return false;
+    copy_ids(c, s);
     if (!c->offsets) {
-        c->out->n += n_ids;
+        c->out->n += s->n_ids;
         return true;
     }
-    for (size_t i = 0; i < n_ids; i++) {
-        uint32_t id = (uint32_t)c->out->ids[from + i];
+    for (size_t i = 0; i < s->n_ids; i++) {
+        uint32_t id = (uint32_t)c->out->ids[c->out->n];
         lmi_call_emit(c, id, begin, begin + c->t->length[id]);
         begin += c->t->length[id];
     }
     return true;
 }
 
-void lmi_cache_put(struct lmi_call *c, struct lmi_slot *slot, const uint64_t key[2], size_t n, size_t from)
+/* The word gave out->ids[from, out->n). */
+static void remember(struct lmi_call *c, const struct lmi_word *w, size_t from)
 {
     size_t n_ids = c->out->n - from;
+    struct lmi_slot *s = w->slot;
 
-    if (n_ids > LMI_CACHED_BYTES || from > UINT32_MAX)
+    if (n_ids > UINT8_MAX || from > UINT32_MAX)
         return;
-    slot->key[0] = key[0];
-    slot->key[1] = key[1];
-    slot->n_bytes = (uint8_t)n;
-    slot->n_ids = (uint8_t)n_ids;
-    if (n_ids > LMI_CACHED_IDS)
-        slot->ids[0] = (uint32_t)from;
-    else
-        memcpy(slot->ids, c->out->ids + from, n_ids * sizeof *slot->ids);
+    s->key[0] = w->key[0];
+    s->key[1] = w->key[1];
+    s->n_bytes = (uint8_t)w->n;
+    s->n_ids = (uint8_t)n_ids;
+    if (n_ids > room(c))
+        s->place = (uint32_t)from;
+    for (size_t i = 0; i < n_ids && n_ids <= room(c); i++) {
+        uint32_t id = (uint32_t)c->out->ids[from + i];
+        if (c->narrow)
+            s->narrow[i] = (uint16_t)id;
+        else
+            s->wide[i] = id;
+    }
+}
+
+static int finish_word(struct lmi_call *c, const struct lmi_word *w)
+{
+    size_t from = c->out->n;
+
+    if (lmi_call_reserve(c, w->n * c->ids_per_byte + LMI_NARROW_IDS) < 0)
+        return -1;
+    if (w->slot && seen(c, w))
+        return 0;
+    c->no_cache = false;
+    if (c->encode_word(c, w->begin, w->begin + w->n) < 0)
+        return -1;
+    if (w->slot && !c->no_cache)
+        remember(c, w, from);
+    return 0;
+}
+
+int lmi_call_word(struct lmi_call *c, size_t begin, size_t end)
+{
+    struct lmi_word before = c->waiting, *w = &c->waiting;
+
+    w->begin = begin;
+    w->n = end - begin;
+    w->slot = NULL;
+    if (w->n <= LMI_CACHED_BYTES) {
+        make_key(c, begin, w->n, w->key);
+        w->slot = slot_of(c, w->key);
+        __builtin_prefetch(w->slot);
+    }
+    return before.n ? finish_word(c, &before) : 0;
+}
+
+int lmi_call_flush(struct lmi_call *c)
+{
+    struct lmi_word last = c->waiting;
+
+    c->waiting.n = 0;
+    return last.n ? finish_word(c, &last) : 0;
 }
 
 /* ---- normalized text */

@@ -33,13 +33,35 @@ struct lm_tokenizer {
     struct lmi_chars chars;
     struct lmi_pairs adjacent; /* symbols that stand side by side in some piece: no other place can be merged across */
     bool space_is_piece;
-    bool glue[256];            /* last bytes of characters that some piece has in front of a space */
+    /* Can a merge cross the place between two characters? By the last byte of
+     * the first and the first byte of the second (all bytes inside a character
+     * are joined); false is certain. */
+    uint64_t joined[256][4];
     uint8_t *unused;           /* per symbol, when the vocabulary has UNUSED pieces; else NULL */
 };
 
 /* ---- a call */
 
-enum { LMI_CACHED_BYTES = 16, LMI_CACHED_IDS = 3 };
+enum { LMI_CACHED_BYTES = 16, LMI_NARROW_IDS = 6, LMI_WIDE_IDS = 3 };
+
+/* A word and its ids, 32 bytes. Where all ids fit 16 bits there is room for six. */
+struct lmi_slot {
+    uint64_t key[2];
+    uint8_t n_bytes, n_ids; /* n_bytes 0: free */
+    uint16_t unused;
+    union {
+        uint16_t narrow[LMI_NARROW_IDS];
+        uint32_t wide[LMI_WIDE_IDS];
+        uint32_t place; /* of more ids than there is room for: where they are in out */
+    };
+};
+
+/* A word whose slot is on its way from memory. */
+struct lmi_word {
+    size_t begin, n; /* n 0: none */
+    uint64_t key[2];
+    struct lmi_slot *slot; /* NULL: too long to be remembered */
+};
 
 struct lmi_call {
     const struct lm_tokenizer *t;
@@ -53,13 +75,12 @@ struct lmi_call {
     const size_t *map;
     size_t base;
     /* Words seen before. */
-    struct lmi_slot {
-        uint64_t key[2];
-        uint8_t n_bytes, n_ids; /* n_bytes 0: free */
-        uint16_t unused;
-        uint32_t ids[LMI_CACHED_IDS]; /* or ids[0]: where they are in out */
-    } *slots;
+    struct lmi_slot *slots;
     size_t slot_mask;
+    bool narrow;
+    struct lmi_word waiting;
+    int (*encode_word)(struct lmi_call *c, size_t begin, size_t end); /* of a word not seen before */
+    size_t ids_per_byte; /* that encode_word emits at most */
     struct lmi_merge_scratch merge;
     uint32_t *ids; /* symbols of a word */
     size_t ids_capacity;
@@ -88,42 +109,24 @@ static inline void lmi_call_emit(struct lmi_call *c, uint32_t id, size_t begin, 
     o->ids[o->n++] = (int32_t)id;
 }
 
-/* ---- cache */
+/* ---- words */
 
-static inline void lmi_cache_key(const struct lmi_call *c, size_t begin, size_t n, uint64_t key[2])
-{
-    key[0] = key[1] = 0;
-    memcpy(key, c->bytes + begin, c->part.size - begin < LMI_CACHED_BYTES ? n : LMI_CACHED_BYTES);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    key[1] = n > 8 ? key[1] << (8 * (16 - n)) : 0; /* what lies behind the word is shifted out */
-    key[0] = n < 8 ? key[0] << (8 * (8 - n)) : key[0];
-#else
-    key[1] = n > 8 ? key[1] >> (8 * (16 - n)) : 0;
-    key[0] = n < 8 ? key[0] >> (8 * (8 - n)) : key[0];
-#endif
-}
-
-static inline struct lmi_slot *lmi_cache_slot(const struct lmi_call *c, const uint64_t key[2])
-{
-    uint64_t h = (key[0] ^ key[1] * 0x9e3779b97f4a7c15u) * 0xd1b54a32d192ed03u;
-
-    return &c->slots[(h >> 32 ^ h >> 12) & c->slot_mask];
-}
-
-/* Appends the ids of part[begin, begin + n) if it was seen; false if not. Room
- * for n ids was reserved. */
-bool lmi_cache_get(struct lmi_call *c, const struct lmi_slot *slot, const uint64_t key[2], size_t begin, size_t n);
-/* Remembers that part[begin, begin + n) gave out->ids[from, out->n). */
-void lmi_cache_put(struct lmi_call *c, struct lmi_slot *slot, const uint64_t key[2], size_t n, size_t from);
+/* Encodes the word part[begin, end), from memory if it was seen, one word late:
+ * meanwhile its slot of the cache is fetched. lmi_call_flush does the last;
+ * call it before part changes or anything else is emitted. */
+int lmi_call_word(struct lmi_call *c, size_t begin, size_t end);
+int lmi_call_flush(struct lmi_call *c);
 
 /* ---- the two algorithms */
 
 int lmi_byte_init(struct lm_tokenizer *t, struct lm_err *e);
+int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end);
 /* Text without added tokens, at byte `base` of the input. */
 int lmi_byte_encode(struct lmi_call *c, struct lm_span text, size_t base);
 
 int lmi_spm_init(struct lm_tokenizer *t, struct lm_err *e);
 void lmi_spm_free(struct lm_tokenizer *t);
+int lmi_spm_word(struct lmi_call *c, size_t begin, size_t end);
 /* first: nothing stands in front of it. */
 int lmi_spm_encode(struct lmi_call *c, struct lm_span text, size_t base, bool first);
 

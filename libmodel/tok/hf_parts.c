@@ -237,6 +237,10 @@ int lmi_hf_added_tokens(struct lmi_vocab *b, const json_t *list, struct lm_err *
         if (id < 0 || id >= limit)
             return lm_err_set(e, LM_MALFORMED, "the id of added token %zu is no number from 0 to %lld", i,
                               (long long)limit - 1);
+        bool taken = (size_t)id < b->v.n_pieces && b->pieces[id].text.data &&
+                     !lm_span_eq(b->pieces[id].text, lm_json_span(json_object_get(t, "content")));
+        if (taken)
+            return lm_err_set(e, LM_MALFORMED, "added token %zu has the id %lld, which another piece has", i, (long long)id);
         if (lmi_hf_added_token(b, (size_t)id, t, e) < 0)
             return -1;
     }

@@ -2,9 +2,20 @@
 
 #include <stdlib.h>
 
-/* Words up to this many symbols are merged in plain arrays: the quadratic
- * search over them is faster than a heap. */
-enum { SHORT = 48 };
+/* Words up to this many symbols are merged in plain arrays: searching them is
+ * faster than keeping a heap. */
+enum { SHORT = 64 };
+
+static bool make_slots(struct lmi_pairs *p, unsigned bits)
+{
+    p->slots = malloc(sizeof *p->slots << bits);
+    if (!p->slots)
+        return false;
+    memset(p->slots, 0xff, sizeof *p->slots << bits);
+    p->mask = ((size_t)1 << bits) - 1;
+    p->shift = 64 - bits;
+    return true;
+}
 
 bool lmi_pairs_init(struct lmi_pairs *p, size_t n)
 {
@@ -12,93 +23,141 @@ bool lmi_pairs_init(struct lmi_pairs *p, size_t n)
 
     while (((size_t)1 << bits) / 2 < n)
         bits++;
-    p->slots = malloc(sizeof *p->slots << bits);
-    if (!p->slots)
-        return false;
-    memset(p->slots, 0xff, sizeof *p->slots << bits);
-    p->mask = ((size_t)1 << bits) - 1;
-    p->shift = 64 - bits;
-    p->n = 0;
-    p->multiplier = lmi_random_seed() | 1;
-    return true;
+    *p = (struct lmi_pairs){.multiplier = lmi_random_seed() | 1, .capacity = n + 1};
+    p->pairs = malloc(p->capacity * sizeof *p->pairs);
+    return p->pairs && make_slots(p, bits);
 }
 
 void lmi_pairs_free(struct lmi_pairs *p)
 {
     free(p->slots);
+    free(p->pairs);
     p->slots = NULL;
+    p->pairs = NULL;
 }
 
-static bool grow(struct lmi_pairs *p)
+static size_t free_slot(const struct lmi_pairs *p, uint64_t key)
 {
-    struct lmi_pairs bigger;
+    size_t i = lmi_pairs_hash(p, key);
 
-    if (!lmi_pairs_init(&bigger, p->mask + 1))
+    while (p->slots[i] != UINT64_MAX)
+        i = (i + 1) & p->mask;
+    return i;
+}
+
+static bool grow_slots(struct lmi_pairs *p)
+{
+    struct lmi_pairs bigger = *p;
+
+    if (!make_slots(&bigger, 64 - p->shift + 1))
         return false;
-    for (size_t i = 0; i <= p->mask; i++) {
-        const struct lmi_pair *s = &p->slots[i];
-        if (s->key != UINT64_MAX)
-            lmi_pairs_put(&bigger, (uint32_t)(s->key >> 32), (uint32_t)s->key, s->order, s->result);
-    }
-    lmi_pairs_free(p);
+    for (size_t i = 0; i <= p->mask; i++)
+        if (p->slots[i] != UINT64_MAX)
+            bigger.slots[free_slot(&bigger, p->slots[i] >> LMI_PAIR_BITS)] = p->slots[i];
+    free(p->slots);
     *p = bigger;
+    return true;
+}
+
+static bool grow_pairs(struct lmi_pairs *p)
+{
+    size_t capacity = 2 * p->capacity;
+    struct lmi_pair *pairs = realloc(p->pairs, capacity * sizeof *pairs);
+
+    if (!pairs)
+        return false;
+    p->pairs = pairs;
+    p->capacity = capacity;
     return true;
 }
 
 bool lmi_pairs_put(struct lmi_pairs *p, uint32_t left, uint32_t right, uint32_t order, uint32_t result)
 {
-    uint64_t key = (uint64_t)left << 32 | right;
+    uint64_t key = (uint64_t)left << LMI_ID_BITS | right;
+    struct lmi_pair *old = (struct lmi_pair *)lmi_pairs_get(p, left, right);
 
-    if (p->n > (p->mask + 1) / 2 && !grow(p))
-        return false;
-    size_t i = lmi_pairs_hash(p, key);
-    while (p->slots[i].key != UINT64_MAX && p->slots[i].key != key)
-        i = (i + 1) & p->mask;
-    if (p->slots[i].key == key && p->slots[i].order <= order)
+    if (old) {
+        if (order < old->order)
+            *old = (struct lmi_pair){order, result};
         return true;
-    p->n += p->slots[i].key != key;
-    p->slots[i] = (struct lmi_pair){key, order, result};
+    }
+    if ((left | right) >> LMI_ID_BITS || p->n + 1 >= 1u << LMI_PAIR_BITS || (p->n == p->capacity && !grow_pairs(p)) ||
+        (p->n > (p->mask + 1) / 2 && !grow_slots(p)))
+        return false;
+    p->slots[free_slot(p, key)] = key << LMI_PAIR_BITS | p->n;
+    p->pairs[p->n++] = (struct lmi_pair){order, result};
     return true;
 }
 
-/* ---- short words */
+/* ---- short words
+ *
+ * A key is order << 6 | place, so that the smallest key is the pair to merge,
+ * leftmost among equals, and the search for it is a minimum without branches
+ * (a compiler makes it a vector loop). Orders are below 2^25. */
+
+enum { NO_PAIR = INT32_MAX, PLACE_BITS = 6, LANES = 8 };
 
 struct short_word {
-    uint32_t order[SHORT], result[SHORT]; /* of the pair (i, i + 1) */
+    int32_t key[SHORT];      /* of the pair (i, next[i]) */
+    uint32_t result[SHORT];
+    uint8_t next[SHORT + 1], prev[SHORT + 1]; /* next of the last: n; prev of the first: SHORT */
 };
 
-static void look_up(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t i)
+static void look_up(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t i, size_t n)
 {
-    const struct lmi_pair *pair = lmi_pairs_get(p, ids[i], ids[i + 1]);
+    const struct lmi_pair *pair = w->next[i] < n ? lmi_pairs_get(p, ids[i], ids[w->next[i]]) : NULL;
 
-    w->order[i] = pair ? pair->order : UINT32_MAX;
+    w->key[i] = pair ? (int32_t)(pair->order << PLACE_BITS | (uint32_t)i) : NO_PAIR;
     w->result[i] = pair ? pair->result : LMI_NONE;
+}
+
+static size_t begin_word(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t n)
+{
+    size_t padded = (n + LANES - 1) / LANES * LANES;
+
+    for (size_t i = 0; i < n; i++) {
+        w->next[i] = (uint8_t)(i + 1);
+        w->prev[i] = (uint8_t)(i ? i - 1 : SHORT);
+    }
+    for (size_t i = 0; i < n; i++)
+        look_up(w, p, ids, i, n);
+    for (size_t i = n; i < padded; i++)
+        w->key[i] = NO_PAIR;
+    return padded;
+}
+
+static int32_t smallest(const int32_t *key, size_t padded)
+{
+    int32_t m[LANES];
+
+    memcpy(m, key, sizeof m);
+    for (size_t i = LANES; i < padded; i += LANES)
+        for (size_t k = 0; k < LANES; k++)
+            m[k] = key[i + k] < m[k] ? key[i + k] : m[k];
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t k = 0; k < half; k++)
+            m[k] = m[k + half] < m[k] ? m[k + half] : m[k];
+    return m[0];
 }
 
 static size_t merge_short(const struct lmi_pairs *p, uint32_t *ids, size_t n)
 {
     struct short_word w;
+    size_t padded = begin_word(&w, p, ids, n), kept = 0;
 
-    for (size_t i = 0; i + 1 < n; i++)
-        look_up(&w, p, ids, i);
-    while (n > 1) {
-        size_t best = 0;
-        for (size_t i = 1; i + 1 < n; i++)
-            best = w.order[i] < w.order[best] ? i : best;
-        if (w.order[best] == UINT32_MAX)
-            break;
-        ids[best] = w.result[best];
-        n--;
-        memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
-        if (n - best > 1) {
-            memmove(w.order + best + 1, w.order + best + 2, (n - best - 2) * sizeof *w.order);
-            memmove(w.result + best + 1, w.result + best + 2, (n - best - 2) * sizeof *w.result);
-            look_up(&w, p, ids, best);
-        }
-        if (best > 0)
-            look_up(&w, p, ids, best - 1);
+    for (int32_t best; (best = smallest(w.key, padded)) != NO_PAIR;) {
+        size_t i = (size_t)best % SHORT, j = w.next[i];
+        ids[i] = w.result[i];
+        w.next[i] = w.next[j];
+        w.prev[w.next[j]] = (uint8_t)i;
+        w.key[j] = NO_PAIR;
+        look_up(&w, p, ids, i, n);
+        if (w.prev[i] < SHORT)
+            look_up(&w, p, ids, w.prev[i], n);
     }
-    return n;
+    for (size_t i = 0; i < n; i = w.next[i])
+        ids[kept++] = ids[i];
+    return kept;
 }
 
 /* ---- long words: a linked list of symbols and a heap of candidate pairs */

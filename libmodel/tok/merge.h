@@ -6,38 +6,46 @@
 
 #include "libmodel/tok/texts.h"
 
-/* (left id, right id) -> order and result. */
+enum { LMI_ID_BITS = 21, LMI_PAIR_BITS = 22 };
+
+/* (left id, right id) -> order and result. The table is probed for every pair
+ * of neighbours and mostly in vain, so its slots are small: 21 bits a symbol and
+ * 22 for the place of the pair. */
 struct lmi_pairs {
-    struct lmi_pair {
-        uint64_t key; /* left << 32 | right; UINT64_MAX: free */
-        uint32_t order, result;
-    } *slots;
-    size_t mask, n;
+    uint64_t *slots; /* left << 43 | right << 22 | pair; UINT64_MAX: free */
+    size_t mask;
     unsigned shift;
     uint64_t multiplier;
+    struct lmi_pair {
+        uint32_t order, result;
+    } *pairs;
+    size_t n, capacity;
 };
 
-bool lmi_pairs_init(struct lmi_pairs *p, size_t n); /* room for n; false when out of memory */
+/* Room for n (it grows); false when out of memory. */
+bool lmi_pairs_init(struct lmi_pairs *p, size_t n);
 void lmi_pairs_free(struct lmi_pairs *p);
-/* The smallest order stays when a pair is put twice. false when out of memory. */
+/* The smallest order stays when a pair is put twice. Ids below 2^21. false when
+ * out of memory or past 2^22 - 1 pairs. */
 bool lmi_pairs_put(struct lmi_pairs *p, uint32_t left, uint32_t right, uint32_t order, uint32_t result);
 
 static inline size_t lmi_pairs_hash(const struct lmi_pairs *p, uint64_t key)
 {
-    key ^= key >> 29;
     return (size_t)(key * p->multiplier >> p->shift);
 }
 
 static inline const struct lmi_pair *lmi_pairs_get(const struct lmi_pairs *p, uint32_t left, uint32_t right)
 {
-    uint64_t key = (uint64_t)left << 32 | right;
+    uint64_t key = (uint64_t)left << LMI_ID_BITS | right;
 
+    if ((left | right) >> LMI_ID_BITS) /* LMI_NONE and the like */
+        return NULL;
     for (size_t i = lmi_pairs_hash(p, key);; i = (i + 1) & p->mask) {
-        const struct lmi_pair *s = &p->slots[i];
-        if (s->key == UINT64_MAX) /* first: (LMI_NONE, LMI_NONE) has this key and is no pair */
+        uint64_t s = p->slots[i];
+        if (s >> LMI_PAIR_BITS == key)
+            return s == UINT64_MAX ? NULL : &p->pairs[s & ((1u << LMI_PAIR_BITS) - 1)];
+        if (s == UINT64_MAX)
             return NULL;
-        if (s->key == key)
-            return s;
     }
 }
 

@@ -3,9 +3,8 @@
  * whole, and between them symbols (at first: characters) are merged.
  *
  * The library merges a whole text at once. We cut it where no merge can cross,
- * which gives the same ids: in front of a space, unless a piece has just that
- * character before a space inside it, and in long words between characters that
- * stand side by side in no piece. */
+ * which gives the same ids: between characters that stand side by side in no
+ * piece (most often: a letter and the space behind it). */
 #include <stdlib.h>
 
 #include "libmodel/tok/build.h"
@@ -25,7 +24,7 @@ struct normalizer {
  * a rule's replacement, U+FFFD for an ill-formed byte. Returns how many bytes. */
 static size_t next_chunk(const struct lm_tokenizer *t, struct lm_span text, struct lm_span *chunk)
 {
-    const struct lmi_added_item *symbol = t->charsmap.n_units ? lmi_added_at(&t->symbols, text) : NULL;
+    const struct lmi_added_item *symbol = lmi_added_at(&t->symbols, text);
     size_t n = symbol ? 0 : lmi_charsmap_match(&t->charsmap, text, chunk);
 
     if (n > 0)
@@ -183,7 +182,7 @@ static bool apart(const struct lm_tokenizer *t, uint32_t a, uint32_t b)
 
 enum { LONG_WORD = 64 };
 
-static int encode_word(struct lmi_call *c, size_t begin, size_t end)
+int lmi_spm_word(struct lmi_call *c, size_t begin, size_t end)
 {
     uint32_t *ids = lmi_call_symbols(c, end - begin);
     bool cut = end - begin > LONG_WORD;
@@ -204,42 +203,20 @@ static int encode_word(struct lmi_call *c, size_t begin, size_t end)
     return merge_and_emit(c, begin, ids, n);
 }
 
-/* Every byte may become an id of its own; a space that is no piece, three. */
-static int reserve(struct lmi_call *c, size_t n_bytes)
-{
-    return lmi_call_reserve(c, n_bytes * (c->t->space_is_piece ? 1 : 3) + LMI_CACHED_IDS);
-}
-
-static int word(struct lmi_call *c, size_t begin, size_t end)
-{
-    size_t n = end - begin, from = c->out->n;
-    uint64_t key[2];
-
-    if (reserve(c, n) < 0)
-        return -1;
-    if (n > LMI_CACHED_BYTES)
-        return encode_word(c, begin, end);
-    lmi_cache_key(c, begin, n, key);
-    struct lmi_slot *slot = lmi_cache_slot(c, key);
-    if (lmi_cache_get(c, slot, key, begin, n))
-        return 0;
-    c->no_cache = false;
-    if (encode_word(c, begin, end) < 0)
-        return -1;
-    if (!c->no_cache)
-        lmi_cache_put(c, slot, key, n, from);
-    return 0;
-}
-
 /* ---- words of a text */
 
-/* Where the word at pos ends: in front of the next space that may be cut at. */
-static size_t word_end(const struct lm_tokenizer *t, struct lm_span s, size_t pos)
+/* Where the word at pos < s.size ends: at the next place that no merge can cross. */
+static inline size_t word_end(const struct lm_tokenizer *t, struct lm_span s, size_t pos)
 {
-    while (pos < s.size && s.data[pos] == ' ')
+    unsigned last = s.data[pos++];
+
+    while (pos < s.size) {
+        unsigned b = s.data[pos];
+        if (!(t->joined[last][b / 64] >> b % 64 & 1))
+            break;
+        last = b;
         pos++;
-    while (pos < s.size && (s.data[pos] != ' ' || s.data[pos - 1] == ' ' || t->glue[s.data[pos - 1]]))
-        pos++;
+    }
     return pos;
 }
 
@@ -250,11 +227,11 @@ static int run(struct lmi_call *c, size_t begin, size_t end)
 
     while (begin < end) {
         size_t next = word_end(c->t, s, begin);
-        if (word(c, begin, next) < 0)
+        if (lmi_call_word(c, begin, next) < 0)
             return -1;
         begin = next;
     }
-    return 0;
+    return lmi_call_flush(c);
 }
 
 /* The same with a space in front that the text does not have. Only the first
@@ -335,7 +312,7 @@ static int encode_whole(struct lmi_call *c)
 {
     uint32_t *ids = lmi_call_symbols(c, c->part.size + 1);
 
-    if (!ids || reserve(c, c->part.size) < 0)
+    if (!ids || lmi_call_reserve(c, c->part.size * c->ids_per_byte) < 0)
         return -1;
     size_t pos = 0, n = lmi_merge(&c->merge, &c->t->pairs, ids, symbols_of_part(c, ids));
     if (n == SIZE_MAX)
@@ -372,13 +349,26 @@ static int encode_part(struct lmi_call *c, struct lm_span part)
     return run(c, pos, part.size);
 }
 
+/* Well-formed, and without U+2581 where that means a space? */
+static bool no_marks(struct lm_span s, bool escape)
+{
+    for (size_t i = 0, w; i < s.size; i += w) {
+        if (s.size - i >= 8 && (lm_load_u64le(s.data + i) & 0x8080808080808080u) == 0) {
+            w = 8;
+            continue;
+        }
+        w = lmi_utf8_step(s.data + i, s.size - i);
+        if (w == 0 || (w == 3 && escape && memcmp(s.data + i, LMI_SPACE_MARK, 3) == 0))
+            return false;
+    }
+    return true;
+}
+
 /* Is the text its own merged form, but for a space in front? */
 static bool is_plain(const struct lm_tokenizer *t, struct lm_span text)
 {
-    bool marks = t->v->escape_whitespaces && memmem(text.data, text.size, LMI_SPACE_MARK, 3) != NULL;
-
-    return t->charsmap.n_units == 0 && !t->v->remove_extra_whitespaces && t->norm.n == 0 && !t->unused && !marks &&
-           lmi_utf8_valid_prefix(text) == text.size;
+    return t->charsmap.n_units == 0 && !t->v->remove_extra_whitespaces && t->norm.n == 0 && !t->unused &&
+           no_marks(text, t->v->escape_whitespaces);
 }
 
 static int encode_normalized(struct lmi_call *c, struct lm_span text, size_t base, bool prefix)

@@ -230,19 +230,26 @@ static int pairs_from_merges(struct init *x)
     return 0;
 }
 
-/* Which neighbours occur inside pieces, and what stands in front of a space there. */
+static void join(struct lm_tokenizer *t, uint8_t a, uint8_t b)
+{
+    t->joined[a][b / 64] |= (uint64_t)1 << b % 64;
+}
+
+/* Which characters stand side by side inside pieces. */
 static int note_neighbours(struct init *x)
 {
     struct lm_tokenizer *t = x->t;
 
+    for (unsigned a = 0; a < 256; a++)
+        for (unsigned b = 0x80; b < 0xc0; b++)
+            join(t, (uint8_t)a, (uint8_t)b);
     for (size_t i = 0; i < t->v->n_pieces; i++) {
         struct lm_span s = x->texts[i];
         for (size_t pos = 0, next; pos < s.size; pos = next) {
             next = pos + lmi_utf8_width(s.data[pos]);
             if (next == s.size)
                 break;
-            if (s.data[next] == ' ' && s.data[pos] != ' ')
-                t->glue[s.data[next - 1]] = true;
+            join(t, s.data[next - 1], s.data[next]);
             uint32_t a = char_id(t, lmi_utf8_get(s.data + pos)), b = char_id(t, lmi_utf8_get(s.data + next));
             if (!lmi_pairs_put(&t->adjacent, a, b, 0, 0))
                 return nomem(x);

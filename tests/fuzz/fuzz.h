@@ -56,7 +56,10 @@ static inline void round_trip(const struct lm_model *m)
         require(l.n_files == 1 && l.files[0].n_head <= l.files[0].n_bytes, "one file");
         uint8_t *file = calloc(1, l.files[0].n_bytes + 1);
         require(file != NULL, "memory");
-        memcpy(file, l.files[0].head, l.files[0].n_head);
+        if (l.files[0].n_head)
+            memcpy(file, l.files[0].head, l.files[0].n_head);
+        for (size_t k = 0; k < l.files[0].n_chunks; k++)
+            memcpy(file + l.files[0].chunks[k].offset, l.files[0].chunks[k].data, l.files[0].chunks[k].n);
         for (size_t i = 0; i < n; i++) {
             const struct lm_tensor *t = lm_model_tensor(m, i);
             require(l.places[i].offset + t->n_bytes <= l.files[0].n_bytes, "places inside the file");

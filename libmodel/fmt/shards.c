@@ -1,4 +1,4 @@
-/* The index of a sharded safetensors model:
+/* The index of a sharded model, safetensors or PyTorch:
  *
  *   {"metadata": {"total_size": n, …}, "weight_map": {TENSOR: FILE, …}}
  *
@@ -8,8 +8,18 @@
  * exactly the tensors that the files hold. */
 #include <stdlib.h>
 
-#include "libmodel/fmt/safetensors.h"
+#include "libmodel/fmt/shards.h"
 #include "libmodel/parse/pull.h"
+
+enum lmi_index_kind lmi_index_kind(struct lm_span f, const char *path)
+{
+    if (!lmi_has_suffix(path, ".index.json") || f.size == 0 || f.data[0] != '{' ||
+        !memmem(f.data, f.size, "\"weight_map\"", 12))
+        return LMI_INDEX_NONE;
+    bool torch = memmem(f.data, f.size, ".bin\"", 5) || memmem(f.data, f.size, ".pth\"", 5) ||
+                 memmem(f.data, f.size, ".pt\"", 4);
+    return torch && !memmem(f.data, f.size, ".safetensors\"", 13) ? LMI_INDEX_TORCH : LMI_INDEX_SAFETENSORS;
+}
 
 struct weight {
     struct lm_span tensor;
@@ -156,7 +166,7 @@ static int check_all(const struct lm_model *m, const struct index *x, struct lm_
 }
 
 /* A shard may be a Git LFS pointer or a web page: say so instead of "bad header". */
-static int check_kind(const char *path, const char *shard, struct lm_err *e)
+static int check_kind(const char *path, const char *shard, const struct lm_format *wanted, struct lm_err *e)
 {
     struct lm_model_file f;
 
@@ -166,12 +176,13 @@ static int check_kind(const char *path, const char *shard, struct lm_err *e)
     lmi_file_close(&f);
     if (!format)
         return lm_err_prefix(e, "shard %s", shard);
-    if (format != &lm_format_safetensors || lmi_has_suffix(shard, ".json"))
-        return lm_err_set(e, LM_MALFORMED, "shard %s: not a safetensors file", shard);
+    if (format != wanted || lmi_has_suffix(shard, ".json"))
+        return lm_err_set(e, LM_MALFORMED, "shard %s: not a %s file", shard, wanted->title);
     return 0;
 }
 
-static int read_shards(struct lm_model *m, const struct index *x, const char *path, struct lm_err *e)
+static int read_shards(struct lm_model *m, const struct index *x, const char *path, const struct lm_format *format,
+                       int (*read)(struct lm_model *m, const char *path, struct lm_err *e), struct lm_err *e)
 {
     char **names = lm_arena_array(&m->arena, x->n_shards, sizeof *names);
 
@@ -184,13 +195,14 @@ static int read_shards(struct lm_model *m, const struct index *x, const char *pa
         char *file = lmi_beside(&m->arena, path, names[i]);
         if (!file)
             return lmi_nomem(e);
-        if (check_kind(file, names[i], e) < 0 || lmi_st_read_file(m, file, e) < 0)
+        if (check_kind(file, names[i], format, e) < 0 || read(m, file, e) < 0)
             return -1;
     }
     return check_all(m, x, e);
 }
 
-int lmi_st_read_index(struct lm_model *m, const char *path, struct lm_err *e)
+int lmi_read_index(struct lm_model *m, const char *path, const struct lm_format *format,
+                   int (*read)(struct lm_model *m, const char *path, struct lm_err *e), struct lm_err *e)
 {
     struct index x = {.by_shard = lm_map_new(0)};
     struct lm_model_file f;
@@ -201,7 +213,7 @@ int lmi_st_read_index(struct lm_model *m, const char *path, struct lm_err *e)
     }
     int rc = x.by_shard ? parse(&x, f.map, e) : lmi_nomem(e);
     if (rc == 0)
-        rc = read_shards(m, &x, path, e);
+        rc = read_shards(m, &x, path, format, read, e);
     /* A wrong shard names itself; the rest is about the index. */
     if (rc < 0)
         lm_err_prefix(e, "%s", path);

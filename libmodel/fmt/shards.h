@@ -1,0 +1,16 @@
+/* Index files of sharded models. Private to libmodel. */
+#ifndef LIBMODEL_FMT_SHARDS_H
+#define LIBMODEL_FMT_SHARDS_H
+
+#include "libmodel/fmt/fmt.h"
+
+enum lmi_index_kind { LMI_INDEX_NONE, LMI_INDEX_SAFETENSORS, LMI_INDEX_TORCH };
+
+/* Named *.index.json and holding a weight_map; which shards it names. */
+enum lmi_index_kind lmi_index_kind(struct lm_span file, const char *path);
+
+/* Opens an index.json and the files it names, each of which must be of this
+ * format and is read by `read`. */
+int lmi_read_index(struct lm_model *m, const char *path, const struct lm_format *format,
+                   int (*read)(struct lm_model *m, const char *path, struct lm_err *e), struct lm_err *e);
+#endif

@@ -1,0 +1,64 @@
+/* Tensors that do not lie in their file the way lm_tensor wants them: strided,
+ * transposed, deflated, split over shards, quantized by scale and zero point.
+ * They are computed into an unlinked temporary file that the model owns, so
+ * that every user sees plain bytes.  Those that do lie so are used in place.
+ * Private to libmodel. */
+#ifndef LIBMODEL_FMT_VIEWS_H
+#define LIBMODEL_FMT_VIEWS_H
+
+#include "libmodel/fmt/fmt.h"
+
+/* Bytes of a file of the model, maybe deflated. */
+struct lmi_blob {
+    size_t file;
+    uint64_t offset, n_stored, n_bytes;
+    uint64_t skip; /* deflated: so many bytes come before the n_bytes */
+    uint32_t crc;
+    bool deflated;
+    bool placed; /* inflated into the temporary file: file and offset say where */
+};
+
+enum lmi_quant { LMI_QUANT_NONE, LMI_QUANT_TENSOR, LMI_QUANT_CHANNEL };
+
+struct lmi_view {
+    struct lm_span name;
+    enum lm_dtype dtype; /* of the elements in the blob */
+    bool big_endian;
+    unsigned n_dims;
+    uint64_t shape[LM_MAX_DIMS], stride[LM_MAX_DIMS]; /* in elements */
+    struct lmi_blob *blob;
+    uint64_t offset;     /* of the first element, in elements */
+
+    /* The value is (q - zero) * scale, per tensor or along an axis; the tensor is then F32. */
+    enum lmi_quant quant;
+    double scale;
+    int64_t zero;
+    const struct lmi_view *scales, *zeros;
+    unsigned axis;
+
+    /* Joined with others along join_dim (then shape is the whole's, part the
+     * first piece; each piece has its own shape). */
+    const struct lmi_view *parts;
+    size_t n_parts;
+    unsigned join_dim;
+};
+
+struct lmi_view_list {
+    struct lmi_view *v;
+    size_t n, capacity;
+};
+/* A zeroed view at the end, NULL when out of memory. Free list->v. */
+struct lmi_view *lmi_view_new(struct lmi_view_list *list);
+
+/* Strides of a row-major tensor. */
+void lmi_view_row_major(struct lmi_view *v);
+
+/* Checks every view against its blob (nothing outside is ever reached, and an
+ * expanded one is at most 64 times its bytes) and adds it to the model, in
+ * order. path is shown for the temporary file. */
+int lmi_views_add(struct lm_model *m, struct lmi_view *views, size_t n, const char *path, struct lm_err *e);
+
+/* Computes what lmi_views_add has put off. */
+int lmi_views_fill(struct lm_model *m, struct lm_err *e);
+
+#endif
