@@ -155,7 +155,9 @@ fuzzers: $(fuzzers)
 # ---- the CUDA plugin: compiled wherever nvcc is, run only where a GPU is
 
 .PHONY: plugin
-ifneq ($(and $(NVCC),$(cu_src)),)
+ifneq ($(filter sanitize fuzz,$(config)),)
+plugin: # the sanitizers' objects do not go into a plugin
+else ifneq ($(and $(NVCC),$(cu_src)),)
 plugin: $(BUILD)/libmodel-cuda.so
 # No contraction, as for C: a sum must not depend on which kernel it is in.
 NVFLAGS := -std=c++17 -O3 -fmad=false -I. -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -lineinfo \

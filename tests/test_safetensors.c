@@ -186,8 +186,8 @@ static void folders_name_what_they_hold(void **state)
 
     open_fails(path, LM_MISSING, "the folder is empty");
     write_text("folder/config.json", "{}");
-    write_text("folder/pytorch_model.bin", "PK");
-    open_fails(path, LM_MISSING, "found config.json, pytorch_model.bin");
+    write_text("folder/flax_model.msgpack", "x");
+    open_fails(path, LM_MISSING, "found config.json, flax_model.msgpack");
     write_one("folder/consolidated.safetensors", "a");
     open_fails(path, LM_MISSING, "consolidated.safetensors");
     write_one("folder/weights.safetensors", "b");

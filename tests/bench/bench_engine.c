@@ -3,10 +3,9 @@
  *     bench_engine MODEL [-p N] [-n N] [-t THREADS] [-r ROUNDS] [--device D] [--exact]
  *
  * Prefill of N tokens, decoding of N more from an empty context, the bytes of
- * weights that a token reads and what that makes in GB/s. With LM_PEER_BENCH in
- * the environment, that program runs on the same file between our rounds
- * ("PROGRAM bench MODEL -p N -n N -t T -r 1", printing "prefill N: X tok/s" and
- * "decode N: X tok/s") and the ratio of the best rounds is printed: interleaved,
+ * weights that a token reads and what that makes in GB/s. With LLAMA_BENCH in the
+ * environment (the path of llama-bench), that program runs on the same file
+ * between our rounds and the ratio of the best rounds is printed: interleaved,
  * because a shared machine is not equally fast at all times. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,19 +61,25 @@ static void our_round(struct lm_session *s, const struct options *o, const int32
     keep_best(best, o->prefill / (t1 - t0), o->decode / (t2 - t1));
 }
 
+/* llama-bench prints one JSON object a line and test: first prefill, then decode. */
+static double avg_ts(const char *line)
+{
+    const char *at = strstr(line, "\"avg_ts\":");
+    return at ? atof(at + strlen("\"avg_ts\":")) : 0;
+}
+
 static void peer_round(const char *peer, const struct options *o, struct rates *best)
 {
-    char cmd[4096], line[256];
+    char cmd[4096], line[4096];
     double prefill = 0, decode = 0;
     FILE *f;
 
-    snprintf(cmd, sizeof cmd, "'%s' bench '%s' -p %d -n %d -t %d -r 1", peer, o->model, o->prefill, o->decode, o->threads);
+    snprintf(cmd, sizeof cmd, "'%s' -m '%s' -p %d -n %d -t %d -r 1 -o jsonl 2>/dev/null", peer, o->model, o->prefill,
+             o->decode, o->threads);
     if (!(f = popen(cmd, "r")))
         return;
-    while (fgets(line, sizeof line, f)) {
-        sscanf(line, "prefill %*d: %lf", &prefill);
-        sscanf(line, "decode %*d: %lf", &decode);
-    }
+    while (fgets(line, sizeof line, f))
+        *(strstr(line, "\"n_gen\": 0") ? &prefill : &decode) = avg_ts(line);
     pclose(f);
     keep_best(best, prefill, decode);
 }
@@ -97,7 +102,7 @@ static double token_bytes(const struct lm_engine *g)
 
 static void run(struct lm_engine *g, const struct options *o)
 {
-    const char *peer = getenv("LM_PEER_BENCH");
+    const char *peer = getenv("LLAMA_BENCH");
     uint32_t vocab = lm_engine_config(g)->vocab_size;
     int n = o->prefill > o->decode ? o->prefill : o->decode;
     int32_t *ids = malloc((size_t)n * sizeof *ids);
