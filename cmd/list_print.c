@@ -41,8 +41,10 @@ static void print_dtypes(struct listing *l)
 static void print_summary(struct listing *l)
 {
     char buf[64], exact[64];
-    size_t n_files = lm_model_n_files(l->m), n = lm_model_n_tensors(l->m);
+    size_t n_files = 0, n = lm_model_n_tensors(l->m);
 
+    for (size_t i = 0; i < lm_model_n_files(l->m); i++)
+        n_files += !lm_model_file(l->m, i)->made;
     printf("format        %s", lm_model_format(l->m)->title);
     printf(n_files > 1 ? ", %zu files\n" : "\n", n_files);
     if (l->has_config)

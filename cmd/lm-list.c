@@ -41,7 +41,7 @@ static const char *fold_name(struct lm_arena *a, const char *name, int *layer)
 
 static void find_role(struct listing *l, struct list_row *r)
 {
-    bool gguf = strcmp(lm_model_format(l->m)->name, "gguf") == 0;
+    bool gguf = lm_meta_get(lm_model_meta(l->m), "general.architecture") != NULL;
     int layer;
 
     r->folded = fold_name(&l->arena, r->t->name, &r->layer);
@@ -254,7 +254,7 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
     struct lm_span text;
     json_t *config = NULL;
 
-    if (lm_model_open(&l->m, path, e) != 0)
+    if (lm_model_open_headers(&l->m, path, e) != 0)
         return -1;
     int found = lm_config_read(&l->config, l->m, &l->why, e);
     if (found < 0)

@@ -45,14 +45,11 @@ const struct lm_format *lm_format_probe(struct lm_span file, const char *path, s
     }
     if (claim >= SURE)
         return best;
-    const char *foreign = lmi_foreign_name(file);
-    if (foreign) {
-        lm_err_set(e, LM_UNSUPPORTED, "this is %s", foreign);
+    if (lmi_refuse_foreign(file, e))
         return NULL;
-    }
     if (!best)
-        lm_err_set(e, LM_UNSUPPORTED, "not a model in a known format (safetensors, GGUF, a safetensors index or a "
-                   "folder with one of them)");
+        lm_err_set(e, LM_UNSUPPORTED, "not a model in a known format (safetensors, GGUF, PyTorch, NumPy, llama2.c, "
+                   "an index of shards or a folder with one of them)");
     return best;
 }
 

@@ -65,8 +65,9 @@ static bool is_consolidated(const char *name)
 /* PyTorch's own names; others (training_args.bin, optimizer.pt) are not weights. */
 static bool is_torch(const char *name)
 {
-    return (strncmp(name, "pytorch_model", 13) == 0 && (lmi_has_suffix(name, ".bin") || lmi_has_suffix(name, ".bin.index.json"))) ||
-           strcmp(name, "model.pt") == 0 || strcmp(name, "model.pth") == 0;
+    if (strncmp(name, "pytorch_model", 13) == 0)
+        return lmi_has_suffix(name, ".bin") || lmi_has_suffix(name, ".bin.index.json");
+    return strcmp(name, "model.pt") == 0 || strcmp(name, "model.pth") == 0;
 }
 
 static bool is_index(const char *name)
@@ -115,6 +116,14 @@ static bool holds(const struct listing *l, const char *name)
 {
     for (size_t i = 0; i < l->n; i++)
         if (strcmp(l->names[i], name) == 0)
+            return true;
+    return false;
+}
+
+static bool any_consolidated(const struct listing *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (is_consolidated(l->names[i]))
             return true;
     return false;
 }
@@ -231,6 +240,8 @@ static int choose(struct lm_model *m, const struct listing *all, struct listing 
         return read_one(m, tensors->names[0], e);
     if (tensors->n > 1)
         return no_index(m, tensors, e);
+    if (holds(all, "params.json") && any_consolidated(all))
+        return read_one(m, "params.json", e);
     if (torches->n)
         return torch_file(torches) ? read_one(m, torch_file(torches), e) : no_torch_index(m, torches, e);
     if (ggufs->n == 1)

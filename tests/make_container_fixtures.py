@@ -2,7 +2,9 @@
 """Writes tests/fixtures/containers/: small files by the real libraries (torch,
 numpy), odd variants of them, and beside each the values that it holds, as
 safetensors. Needs torch, numpy, safetensors. The outputs are committed; run it
-again only to change them: python3 tests/make_container_fixtures.py"""
+again only to change them: python3 tests/make_container_fixtures.py
+(the files of the old PyTorch form and TorchScript differ from run to run: they
+hold addresses)"""
 import collections
 import io
 import json
@@ -223,7 +225,66 @@ def make_numpy():
         expect(name, {name[:-4]: expected[key]})
 
 
+# ---- Meta's releases and Mistral's own form
+
+D, HEADS, KV, FF, V, LAYERS = 8, 4, 2, 12, 20, 2
+GGUF = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output", "attention.wq": "attn_q",
+        "attention.wk": "attn_k", "attention.wv": "attn_v", "attention.wo": "attn_output", "feed_forward.w1": "ffn_gate",
+        "feed_forward.w2": "ffn_down", "feed_forward.w3": "ffn_up", "attention_norm": "attn_norm", "ffn_norm": "ffn_norm"}
+
+
+def meta_weights():
+    torch.manual_seed(3)
+    shapes = {"attention.wq": (D, D), "attention.wk": (D // HEADS * KV, D), "attention.wv": (D // HEADS * KV, D),
+              "attention.wo": (D, D), "feed_forward.w1": (FF, D), "feed_forward.w2": (D, FF), "feed_forward.w3": (FF, D),
+              "attention_norm": (D,), "ffn_norm": (D,)}
+    out = {"tok_embeddings.weight": torch.randn(V, D), "norm.weight": torch.randn(D), "output.weight": torch.randn(V, D)}
+    for i in range(LAYERS):
+        out.update({f"layers.{i}.{k}.weight": torch.randn(s) for k, s in shapes.items()})
+    return {k: v.to(torch.bfloat16) for k, v in out.items()}
+
+
+def gguf_name(name):
+    stem = name.removesuffix(".weight")
+    if not stem.startswith("layers."):
+        return GGUF[stem] + ".weight"
+    _, layer, rest = stem.split(".", 2)
+    return f"blk.{layer}.{GGUF[rest]}.weight"
+
+
+def cut(name, x, i, n, embedding):
+    stem = name.removesuffix(".weight").split(".")[-1]
+    if "norm" in name:
+        return x.clone()
+    if stem in ("wk", "wv") and n > KV:  # each head is in several shards
+        i, n = i * KV // n, KV
+    dim = embedding if stem == "tok_embeddings" else 1 if stem in ("wo", "w2") else 0
+    return x.chunk(n, dim)[i].clone()
+
+
+def make_meta():
+    weights = meta_weights()
+    params = {"dim": D, "n_layers": LAYERS, "n_heads": HEADS, "n_kv_heads": KV, "norm_eps": 1e-5, "vocab_size": -1}
+    for name, n, embedding, more in (("meta-2", 2, 1, {}), ("meta-4", 4, 0, {"rope_theta": 500000.0}),
+                                     ("meta-scaled", 1, 0, {"rope_theta": 500000.0, "use_scaled_rope": True})):
+        folder = OUT / name
+        folder.mkdir(exist_ok=True)
+        (folder / "params.json").write_text(json.dumps({**params, **more}))
+        for i in range(n):
+            part = {k: cut(k, v, i, n, embedding) for k, v in weights.items()}
+            part["rope.freqs"] = torch.ones(1)
+            torch.save(part, folder / f"consolidated.{i:02d}.pth")
+    folder = OUT / "mistral-native"
+    folder.mkdir(exist_ok=True)
+    mistral = {"dim": D, "n_layers": LAYERS, "head_dim": D // HEADS, "hidden_dim": FF, "n_heads": HEADS, "n_kv_heads": KV,
+               "norm_eps": 1e-5, "vocab_size": V, "rope_theta": 1e6}
+    (folder / "params.json").write_text(json.dumps(mistral))
+    save_file(weights, folder / "consolidated.safetensors")
+    expect("meta", {gguf_name(k): v for k, v in weights.items()})
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     make_torch()
     make_numpy()
+    make_meta()

@@ -96,7 +96,9 @@ static int lay_out(const struct lm_model *m, uint64_t max_file_bytes, struct lm_
     struct lm_write_spec spec = {.tensors = tensors, .n_tensors = describe(m), .meta = lm_model_meta(m),
                                  .max_file_bytes = max_file_bytes};
     struct lm_layout l;
-    int rc = lm_model_format(m)->layout(&l, &spec, "x", e);
+    const struct lm_format *f = lm_model_format(m);
+    bool split = max_file_bytes && strcmp(f->name, "npz") == 0; /* which is always one file */
+    int rc = f->layout && !split ? f->layout(&l, &spec, "x", e) : 1;
 
     if (rc == 0)
         lm_layout_free(&l);
@@ -135,7 +137,8 @@ static void survive(const char *path)
             n_failures += rc < 0;
             if (n_live != live)
                 fail_msg("%s: %ld allocations leaked when number %ld failed", path, n_live - live, n);
-            if (rc < 0 && !strstr(e.text, "memory"))
+            /* jansson takes an allocation that fails within a token for a wrong token. */
+            if (rc < 0 && !strstr(e.text, "memory") && !strstr(e.text, "params.json: line"))
                 fail_msg("%s: number %ld failed with '%s'", path, n, e.text);
             assert_true(n < MAX_POINTS);
         }
@@ -166,6 +169,11 @@ static void every_failing_allocation_is_survived(void **state)
     survive(path_in(dir, "x.gguf"));
     survive("samples/polish-5m");
     survive("tests/fixtures/models/tiny-llama-sharded");
+    static const char *const others[] = {"plain.pt", "deflated.pt", "legacy.pt", "quantized.pt", "checkpoint.pt", "sharded-bin",
+                                         "stored.npz", "deflated.npz", "fortran.npy", "meta-2", "meta-scaled",
+                                         "mistral-native"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        survive(path_in("tests/fixtures/containers", others[i]));
 }
 
 int main(void)

@@ -156,6 +156,7 @@ static void what_is_written_reads_back(void **state)
     assert_int_equal(pread(fd, crc, 4, 14), 4);
     assert_int_equal(lm_load_u32le(crc), crc32(0, buf, (unsigned)n));
     close(fd);
+    lm_layout_free(&l);
     assert_same_tensors(path_in(dir, "out.npz"), FIXTURES "stored.npz.expected.safetensors");
     back = mut_load(path_in(dir, "out.npz"));
     assert_int_equal(back->n, x->n);

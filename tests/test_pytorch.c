@@ -261,6 +261,18 @@ static void bombs_are_refused(void **state)
     for (size_t i = 0; i < 2 << 20; i++)
         put_text(&b, "Na");
     fails_with(&b, "more values");
+    /* one tensor under a hundred thousand names */
+    b.n = 0;
+    put_text(&b, PROTO "}(X");
+    put(&b, "\1\0\0\0w", 5);
+    put(&b, SOUND "q\0", sizeof(SOUND "q\0") - 1);
+    for (uint32_t i = 0; i < 100000; i++) {
+        put_text(&b, "J");
+        put_u32(&b, i);
+        put(&b, "h\0", 2);
+    }
+    put_text(&b, "u.");
+    fails_with(&b, "tensors, which a file of");
     /* nested tuples, deeper than any stack of ours */
     b.n = 0;
     put_text(&b, PROTO "N");

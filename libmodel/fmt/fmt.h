@@ -35,9 +35,9 @@ int lmi_model_read_file(struct lm_model *m, const char *path, struct lm_err *e);
 int lmi_model_read_dir(struct lm_model *m, const char *dir, struct lm_err *e);
 void lmi_sidecars_free(struct lm_model *m);
 
-/* What a file of no format of ours looks like, as the end of the sentence "this
- * is …"; NULL when it looks like nothing known. */
-const char *lmi_foreign_name(struct lm_span file);
+/* Says what a file of no format of ours looks like ("this is …"); false, with
+ * nothing said, when it looks like nothing known. */
+bool lmi_refuse_foreign(struct lm_span file, struct lm_err *e);
 
 /* name is "<base>-00002-of-00003.gguf": true, with the length of base, 2 and 3. */
 bool lmi_gguf_split_name(const char *name, size_t *base_length, unsigned *no, unsigned *count);

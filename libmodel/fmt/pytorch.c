@@ -93,9 +93,10 @@ static int read_byte_order(struct lmi_torch *t, const struct lmi_zip *z, struct 
 
     if (!m)
         return 0;
-    if (m->n_bytes > 6 || lmi_zip_read(z, m, text, m->n_bytes, e) < 0)
-        return lm_err_set(e, LM_MALFORMED, "byteorder is neither 'little' nor 'big'");
-    struct lm_span s = lm_span_of(text, (size_t)m->n_bytes);
+    size_t n = m->n_bytes <= sizeof text ? (size_t)m->n_bytes : 0;
+    if (lmi_zip_read(z, m, text, n, e) < 0)
+        return -1;
+    struct lm_span s = lm_span_of(text, n);
     t->big_endian = lm_span_eq(s, lm_span_str("big"));
     return t->big_endian || lm_span_eq(s, lm_span_str("little"))
                ? 0

@@ -4,7 +4,8 @@
 
 #include "libmodel/fmt/pytorch.h"
 
-enum { MAX_DEPTH = 48, MAX_VISITS = 1 << 20, MAX_PATH_NAME = 2048 };
+/* Every tensor is described by a hundred bytes and more of the file. */
+enum { MAX_DEPTH = 48, MAX_VISITS = 1 << 20, MAX_PATH_NAME = 2048, FEW_TENSORS = 4096, BYTES_A_TENSOR = 64 };
 
 struct walk {
     struct lmi_torch *t;
@@ -13,7 +14,7 @@ struct walk {
     size_t n_apart, apart_capacity;
     const struct lmi_pk_list *skip; /* not entered */
     struct lm_err *e;
-    size_t n_visits;
+    size_t n_visits, n_tensors;
     char path[MAX_PATH_NAME];
     size_t n_path;
 };
@@ -109,6 +110,11 @@ static int add_apart(struct walk *w, const struct lmi_torch_tensor *x, struct lm
 
 static int add_tensor(struct walk *w, const struct lmi_torch_tensor *x)
 {
+    size_t limit = FEW_TENSORS + w->t->m->files[w->t->file].map.size / BYTES_A_TENSOR;
+
+    if (w->n_tensors++ >= limit)
+        return lm_err_set(w->e, LM_LIMIT, "more than %zu tensors, which a file of %zu bytes cannot describe", limit,
+                          w->t->m->files[w->t->file].map.size);
     char *name = lm_arena_str(&w->t->m->arena, lm_span_of(w->path, w->n_path));
 
     if (!name)

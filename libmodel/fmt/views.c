@@ -132,6 +132,17 @@ static int check_parts(const struct lmi_view *v, struct lm_err *e)
     return sum == v->shape[v->join_dim] ? 0 : bad(v, e, "its parts in the shards do not make the whole");
 }
 
+/* Signed bytes in order, then a scale for every group. */
+static int check_groups(const struct lmi_view *v, uint64_t n_elems, struct lm_err *e)
+{
+    uint64_t scales, n;
+
+    if (v->dtype != LM_I8 || v->offset || v->group == 0 || n_elems % v->group || !is_row_major(v) ||
+        !lm_mul_u64(n_elems / v->group, sizeof(float), &scales) || !lm_add_u64(n_elems, scales, &n) || n > v->blob->n_bytes)
+        return bad(v, e, "its groups do not fit its data");
+    return 0;
+}
+
 static int check(const struct lmi_view *v, struct lm_err *e)
 {
     uint64_t n;
@@ -141,8 +152,12 @@ static int check(const struct lmi_view *v, struct lm_err *e)
                           v->n_dims, LM_MAX_DIMS);
     if (v->n_parts)
         return check_parts(v, e);
+    if (v->bytes)
+        return 0;
     if (check_view(v, &n, e) < 0)
         return -1;
+    if (v->quant == LMI_QUANT_GROUP)
+        return check_groups(v, n, e);
     return v->quant == LMI_QUANT_CHANNEL ? check_channels(v, e) : 0;
 }
 
@@ -199,7 +214,7 @@ static int place_blobs(struct plan *p, const struct lmi_view *v, struct lm_err *
     for (size_t i = 0; i < v->n_parts; i++)
         if (place_blobs(p, &v->parts[i], e) < 0) /* parts have no parts */
             return -1;
-    if (v->n_parts)
+    if (v->n_parts || v->bytes)
         return 0;
     if (v->quant == LMI_QUANT_CHANNEL && (place_blob(p, v->scales->blob, e) < 0 || place_blob(p, v->zeros->blob, e) < 0))
         return -1;
@@ -217,7 +232,7 @@ static int place_view(struct plan *p, const struct lmi_view *v, struct lm_tensor
     memcpy(t->shape, v->shape, sizeof t->shape);
     if (lmi_tensor_measure(v->name, t->dtype, t->shape, t->n_dims, &n_elems, &t->n_bytes, e) < 0)
         return -1;
-    if (!v->quant && !v->n_parts && is_row_major(v)) {
+    if (!v->quant && !v->n_parts && !v->bytes && is_row_major(v)) {
         t->file = v->blob->file;
         t->offset = t->n_bytes ? v->blob->offset + v->offset * lm_dtype_info(v->dtype)->block_bytes : v->blob->offset;
         return 0;
@@ -411,6 +426,20 @@ static double value_at(const struct lm_model *m, const struct lmi_view *v, uint6
     return (double)f;
 }
 
+static void dequantize_groups(const struct lm_model *m, const struct lmi_view *v, uint8_t *dst)
+{
+    const uint8_t *q = first_of(m, v), *scales = m->files[v->blob->file].map.data + v->blob->offset;
+    uint64_t n = 1;
+
+    for (unsigned i = 0; i < v->n_dims; i++)
+        n *= v->shape[i];
+    scales += n;
+    for (uint64_t k = 0; k < n; k++) {
+        float f = (float)(int8_t)q[k] * lm_load_f32le(scales + k / v->group * sizeof f);
+        memcpy(dst + k * sizeof f, &f, sizeof f);
+    }
+}
+
 /* As PyTorch's dequantize: a scale per tensor is rounded to float before the
  * product, one per channel is not. */
 static void dequantize(const struct lm_model *m, const struct lmi_view *v, uint8_t *dst)
@@ -441,8 +470,12 @@ static int fill(const struct lm_model *m, const struct lmi_fill *f, uint8_t *dst
     if (b)
         return lmi_inflate(dst, f->n_bytes, true,
                            lm_span_of(m->files[b->file].map.data + b->offset, (size_t)b->n_stored), b->crc, e);
-    if (f->view->n_parts)
+    if (f->view->bytes)
+        memcpy(dst, f->view->bytes, f->n_bytes);
+    else if (f->view->n_parts)
         join(m, f->view, dst);
+    else if (f->view->quant == LMI_QUANT_GROUP)
+        dequantize_groups(m, f->view, dst);
     else if (f->view->quant)
         dequantize(m, f->view, dst);
     else

@@ -18,7 +18,7 @@ struct lmi_blob {
     bool placed; /* inflated into the temporary file: file and offset say where */
 };
 
-enum lmi_quant { LMI_QUANT_NONE, LMI_QUANT_TENSOR, LMI_QUANT_CHANNEL };
+enum lmi_quant { LMI_QUANT_NONE, LMI_QUANT_TENSOR, LMI_QUANT_CHANNEL, LMI_QUANT_GROUP };
 
 struct lmi_view {
     struct lm_span name;
@@ -29,12 +29,17 @@ struct lmi_view {
     struct lmi_blob *blob;
     uint64_t offset;     /* of the first element, in elements */
 
-    /* The value is (q - zero) * scale, per tensor or along an axis; the tensor is then F32. */
+    /* The value is (q - zero) * scale, per tensor, along an axis, or per group of
+     * `group` elements, whose F32 scales follow the elements in the blob; the
+     * tensor is then F32. */
     enum lmi_quant quant;
     double scale;
     int64_t zero;
     const struct lmi_view *scales, *zeros;
-    unsigned axis;
+    unsigned axis, group;
+
+    /* Made by the reader: the tensor's bytes, in the model's arena; no blob. */
+    const uint8_t *bytes;
 
     /* Joined with others along join_dim (then shape is the whole's, part the
      * first piece; each piece has its own shape). */

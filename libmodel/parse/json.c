@@ -46,7 +46,8 @@ json_t *lm_json_parse(struct lm_span text, const char *what, struct lm_err *e)
                            JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (v)
         return v;
-    if (json_error_code(&error) == json_error_out_of_memory)
+    /* An error without words is memory too: every other one has some. */
+    if (json_error_code(&error) == json_error_out_of_memory || !error.text[0])
         lm_err_set(e, LM_NOMEM, "out of memory");
     else
         lm_err_set(e, LM_MALFORMED, "%s: line %d, column %d: not valid JSON: %s", what, error.line, error.column,

@@ -218,7 +218,7 @@ static int make_tuple(struct lmi_unpickler *u, uint32_t n)
     if (need(u, n) < 0)
         return -1;
     v = lmi_pk_list_of(u, LMI_PK_TUPLE);
-    if (v.kind == LMI_PK_NONE || lmi_pk_append(u, v.list, u->stack + u->n_stack - n, n) < 0)
+    if (v.kind == LMI_PK_NONE || lmi_pk_append(u, v.list, n ? u->stack + (u->n_stack - n) : NULL, n) < 0)
         return -1;
     u->n_stack -= n;
     return push(u, v);

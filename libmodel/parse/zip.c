@@ -342,7 +342,7 @@ static unsigned at_most(uint64_t n)
 }
 
 /* Inflates until n bytes are there. *ended: the stream said it was over. */
-static int inflate_bytes(z_stream *s, uint8_t *dst, uint64_t n, struct lm_span in, bool *ended)
+static int inflate_bytes(z_stream *s, uint8_t *dst, uint64_t n, struct lm_span in, bool *ended, bool *no_memory)
 {
     size_t used = 0;
     uint64_t done = 0;
@@ -363,6 +363,7 @@ static int inflate_bytes(z_stream *s, uint8_t *dst, uint64_t n, struct lm_span i
     s->next_in = (Bytef *)(uintptr_t)(in.data + used);
     s->avail_in = at_most(in.size - used);
     *ended = rc == Z_STREAM_END;
+    *no_memory = rc == Z_MEM_ERROR;
     return done == n ? 0 : -1;
 }
 
@@ -382,13 +383,15 @@ static bool is_over(z_stream *s, bool ended)
 int lmi_inflate(uint8_t *dst, uint64_t n, bool whole, struct lm_span stored, uint32_t crc, struct lm_err *e)
 {
     z_stream s = {0};
-    bool ended = false;
+    bool ended = false, no_memory = false;
 
     if (inflateInit2(&s, -MAX_WBITS) != Z_OK)
         return lmi_nomem(e);
-    bool enough = inflate_bytes(&s, dst, n, stored, &ended) == 0;
+    bool enough = inflate_bytes(&s, dst, n, stored, &ended, &no_memory) == 0;
     bool over = !whole || is_over(&s, ended);
     inflateEnd(&s);
+    if (no_memory)
+        return lmi_nomem(e);
     if (!enough)
         return lm_err_set(e, LM_MALFORMED, "its deflated data are damaged or give less than the %llu bytes declared", (ull)n);
     if (!over)
