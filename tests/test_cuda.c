@@ -818,12 +818,12 @@ static size_t greedy(struct run *r, int32_t *ids, size_t n_prompt, size_t n)
 static void sample_continues_as_its_reference(void **unused)
 {
     json_error_t error;
-    json_t *ref = json_load_file("samples/polish-5m/reference.json", 0, &error);
     struct run r;
     int32_t ids[512];
 
     (void)unused;
     NEED_GPU();
+    json_t *ref = json_load_file("samples/polish-5m/reference.json", 0, &error);
     assert_non_null(ref);
     json_t *prompt = json_object_get(ref, "prompt_ids"), *want = json_object_get(ref, "greedy_ids");
     size_t n_prompt = json_array_size(prompt), n = emulated ? 8 : json_array_size(want);
