@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libmodel/libmodel.h"
+#include "tests/mutate.h"
 
 #define MODELS "tests/fixtures/models/"
 
@@ -163,26 +163,26 @@ static void every_fixture_binds(void **state)
  * weights of tiny-llama, and returns what binding says. */
 static int bind_with_config(const char *json, struct lm_err *e)
 {
-    char dir[] = "/tmp/libmodel-arch-XXXXXX", file[128], target[4096];
-    assert_non_null(mkdtemp(dir));
-    snprintf(file, sizeof file, "%s/config.json", dir);
+    char made[] = "/tmp/libmodel-arch-XXXXXX", file[128], target[4096];
+    assert_non_null(mkdtemp(made));
+    snprintf(file, sizeof file, "%s/config.json", made);
     FILE *f = fopen(file, "w");
     assert_non_null(f);
     fputs(json, f);
     fclose(f);
     assert_non_null(realpath(MODELS "tiny-llama/model.safetensors", target));
     char link[128];
-    snprintf(link, sizeof link, "%s/model.safetensors", dir);
+    snprintf(link, sizeof link, "%s/model.safetensors", made);
     assert_int_equal(symlink(target, link), 0);
 
     struct lm_model *m = NULL;
     struct lm_binding *b = NULL;
-    int rc = lm_model_open(&m, dir, e) || lm_bind(&b, m, e) ? -1 : 0;
+    int rc = lm_model_open(&m, made, e) || lm_bind(&b, m, e) ? -1 : 0;
     lm_binding_free(b);
     lm_model_close(m);
     unlink(link);
     unlink(file);
-    rmdir(dir);
+    rmdir(made);
     return rc;
 }
 
@@ -227,6 +227,51 @@ static void broken_configs_are_refused_with_a_reason(void **state)
     }
 }
 
+/* Keys of a GGUF that become counts, divisors and indices (threats G21, G22):
+ * one bad value each. */
+static void broken_gguf_keys_are_refused_with_a_reason(void **state)
+{
+    (void)state;
+    static const struct { const char *key; uint32_t value; const char *reason; } cases[] = {
+        {"llama.attention.head_count", 0, "no number of attention heads"},
+        {"llama.attention.head_count_kv", 3, "cannot share"},
+        {"llama.attention.head_count", 12, "not divisible"},
+        {"llama.block_count", 0, "no number of layers"},
+        {"llama.block_count", 2000000000, "claims 2000000000 layers"},
+        {"llama.block_count", 4000000000u, "expected 0..2147483647"},
+        {"llama.embedding_length", 0, "no hidden size"},
+        {"llama.context_length", 0, "no context length"},
+        {"llama.feed_forward_length", 0, "no feed-forward size"},
+        {"llama.rope.dimension_count", 9, "rotary width 9"},
+    };
+    char folder[64];
+    tmp_make(folder);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct mut x = {.meta = lm_meta_new()};
+        struct lm_config c = {.arch = lm_arch_find("llama"), .n_layers = 1, .d_model = 32, .d_ff = 64, .n_heads = 4,
+                              .n_kv_heads = 4, .d_head = 0, .d_rope = 8, .vocab_size = 8, .ctx_len = 16,
+                              .norm_eps = 1e-5, .rope_theta = 10000};
+        struct lm_err e = {0};
+        assert_int_equal(lm_config_to_meta(x.meta, &c, &e), 0);
+        lm_meta_remove(x.meta, "llama.attention.key_length");
+        assert_true(lm_meta_set_u32(x.meta, cases[i].key, cases[i].value) >= 0);
+        mut_add(&x, "token_embd.weight", LM_F32, 2, (const uint64_t[]){8, 32}, NULL);
+        mut_write(&x, "gguf", folder);
+
+        struct lm_model *m = open_ok(path_in(folder, "model.gguf"));
+        struct lm_binding *b = NULL;
+        assert_int_equal(lm_bind(&b, m, &e), -1);
+        if (!strstr(e.text, cases[i].reason))
+            fail_msg("expected \"%s\" in \"%s\"", cases[i].reason, e.text);
+        lm_model_close(m);
+        free(x.t[0].name);
+        free(x.t[0].data);
+        free(x.t);
+        lm_meta_free(x.meta);
+    }
+    tmp_remove(folder);
+}
+
 static void assert_same_config(const struct lm_config *a, const struct lm_config *b)
 {
     assert_ptr_equal(a->arch, b->arch);
@@ -255,7 +300,7 @@ static void config_json_round_trips(void **state)
     static const char *const names[] = {"tiny-llama", "tiny-llama-tied", "tiny-llama-bias", "tiny-llama-linear",
                                         "tiny-llama-llama3", "tiny-llama-yarn", "tiny-mistral", "tiny-gpt2"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char path[256], dir[] = "/tmp/libmodel-arch-XXXXXX", file[128], weights[4096], link[128], *json;
+        char path[256], made[] = "/tmp/libmodel-arch-XXXXXX", file[128], weights[4096], link[128], *json;
         struct lm_err e = {0};
         struct lm_model *m;
         struct lm_config a, b;
@@ -265,8 +310,8 @@ static void config_json_round_trips(void **state)
         lm_model_close(m);
         assert_int_equal(lm_config_to_json(&json, &a, "bfloat16", &e), 0);
 
-        assert_non_null(mkdtemp(dir));
-        snprintf(file, sizeof file, "%s/config.json", dir);
+        assert_non_null(mkdtemp(made));
+        snprintf(file, sizeof file, "%s/config.json", made);
         FILE *f = fopen(file, "w");
         assert_non_null(f);
         fputs(json, f);
@@ -274,15 +319,15 @@ static void config_json_round_trips(void **state)
         free(json);
         snprintf(path, sizeof path, MODELS "%s/model.safetensors", names[i]);
         assert_non_null(realpath(path, weights));
-        snprintf(link, sizeof link, "%s/model.safetensors", dir);
+        snprintf(link, sizeof link, "%s/model.safetensors", made);
         assert_int_equal(symlink(weights, link), 0);
-        if (lm_model_open(&m, dir, &e) || lm_config_read(&b, m, NULL, &e) != 1)
+        if (lm_model_open(&m, made, &e) || lm_config_read(&b, m, NULL, &e) != 1)
             fail_msg("%s: %s", names[i], e.text);
         assert_same_config(&a, &b);
         lm_model_close(m);
         unlink(link);
         unlink(file);
-        rmdir(dir);
+        rmdir(made);
     }
 }
 
@@ -297,6 +342,7 @@ int main(void)
         cmocka_unit_test(yarn_keeps_fast_pairs_and_slows_the_rest),
         cmocka_unit_test(every_fixture_binds),
         cmocka_unit_test(broken_configs_are_refused_with_a_reason),
+        cmocka_unit_test(broken_gguf_keys_are_refused_with_a_reason),
         cmocka_unit_test(config_json_round_trips),
     };
     return cmocka_run_group_tests_name("arch", tests, NULL, NULL);
