@@ -335,3 +335,31 @@ int account_run(struct lm_plan *p, struct account_run *r, struct lm_err *e)
     r->seconds = cli_now() - began;
     return rc;
 }
+
+static void report_json(const struct lm_plan *p, const struct account_run *r, const char *src)
+{
+    json_t *o = account_json(p);
+
+    json_object_set_new(o, "source", cli_json_str(lm_span_str(src)));
+    json_object_set_new(o, "destination", cli_json_str(lm_span_str(r->dst)));
+    if (p->req.quantize)
+        json_object_set_new(o, "type", json_string(p->req.ftype->name));
+    json_object_set_new(o, "seconds", json_real(r->seconds));
+    cli_json_print(o);
+}
+
+void account_report(const struct lm_plan *p, const struct account_run *r, const char *src, bool full, bool json)
+{
+    char rate[32];
+
+    if (json) {
+        report_json(p, r, src);
+        return;
+    }
+    account_print(p, full);
+    if (r->dry)
+        printf("%s: not written (dry run)\n", cli_safe(lm_span_str(r->dst)));
+    else if (r->seconds > 0)
+        printf("%s: written in %.2f s, %s/s of source\n", cli_safe(lm_span_str(r->dst)), r->seconds,
+               cli_bytes(rate, sizeof rate, (uint64_t)((double)p->n_src_bytes / r->seconds)));
+}

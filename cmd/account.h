@@ -30,5 +30,7 @@ json_t *account_json(const struct lm_plan *p);
 /* Runs the plan with progress and signals; dry: only says that it is sound. */
 struct account_run { const char *label, *dst; bool force, dry; int n_threads; double seconds; };
 int account_run(struct lm_plan *p, struct account_run *r, struct lm_err *e);
+/* After account_run, on stdout: the account and how long it took, or all of it as JSON. */
+void account_report(const struct lm_plan *p, const struct account_run *r, const char *src, bool full, bool json);
 
 #endif

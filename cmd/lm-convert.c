@@ -104,28 +104,6 @@ static int make_request(struct lm_request *r, const struct options *o, const cha
     return 0;
 }
 
-static void print_json(const struct lm_plan *p, const char *src, const struct account_run *r)
-{
-    json_t *o = account_json(p);
-
-    json_object_set_new(o, "source", cli_json_str(lm_span_str(src)));
-    json_object_set_new(o, "destination", cli_json_str(lm_span_str(r->dst)));
-    json_object_set_new(o, "seconds", json_real(r->seconds));
-    cli_json_print(o);
-}
-
-static void print_account(const struct lm_plan *p, const struct options *o, const struct account_run *r)
-{
-    char rate[32];
-
-    account_print(p, o->account);
-    if (r->dry)
-        printf("%s: not written (dry run)\n", cli_safe(lm_span_str(r->dst)));
-    else if (r->seconds > 0)
-        printf("%s: written in %.2f s, %s/s\n", cli_safe(lm_span_str(r->dst)), r->seconds,
-               cli_bytes(rate, sizeof rate, (uint64_t)((double)p->n_src_bytes / r->seconds)));
-}
-
 static int run(const struct options *o, const char *src, const char *dst, struct lm_err *e)
 {
     struct account_run r = {.label = "converting", .dst = dst, .force = o->force, .dry = o->dry_run,
@@ -140,10 +118,8 @@ static int run(const struct options *o, const char *src, const char *dst, struct
             account_print_notes(p);
         rc = account_run(p, &r, e);
     }
-    if (rc == 0 && o->json)
-        print_json(p, src, &r);
-    else if (rc == 0)
-        print_account(p, o, &r);
+    if (rc == 0)
+        account_report(p, &r, src, o->account, o->json);
     lm_plan_free(p);
     lm_model_close(m);
     return rc;
