@@ -4,7 +4,8 @@
 #   make [config=release|debug|sanitize|fuzz] [CC=gcc|clang] [BUILD=folder]
 #   make check            all tests (tests/run does this after installing packages)
 #   make bench            benchmarks against the peers that are installed
-#   make install [PREFIX=/usr/local] [DESTDIR=]
+#   make install [PREFIX=/usr/local] [DESTDIR=], make uninstall
+#   make deb              build/deb: Debian packages
 #   make bundle           build/bundle: commands with their shared libraries, for a cluster
 #   make gpu-check        every CUDA operation against the CPU, then models, then speed
 #   make check-layers     only the allowed #includes exist
@@ -19,7 +20,7 @@ V       ?= @
 
 VERSION  := $(shell sed -n 's/^\#define LM_VERSION "\(.*\)"/\1/p' libmodel/libmodel.h)
 SOMAJOR  := 0
-PACKAGES := jansson libpcre2-8 libutf8proc zlib libcrypto
+PACKAGES := jansson libpcre2-8 libutf8proc zlib libcrypto hdf5 libseccomp
 
 # ---- compilers and flags
 
@@ -34,6 +35,7 @@ PARSER   := -Wconversion -Wsign-conversion
 # No contraction anywhere: the bytes of a quantized file must not depend on the
 # compiler's taste.  Kernels that want fused multiply-add say so by intrinsic.
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -I. $(WARN) -ffp-contract=off -fno-math-errno -fopenmp -fPIC -MMD -MP \
+              -ffile-prefix-map=$(CURDIR)=. \
               -DLM_LIBDIR='"$(PREFIX)/lib/libmodel/$(SOMAJOR)"' $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LDLIBS   := -Wl,--as-needed $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -ldl -lpthread
 
@@ -82,7 +84,7 @@ solib    := $(BUILD)/libmodel.so.$(SOMAJOR)
 alib     := $(BUILD)/libmodel.a
 rooms    := $(BUILD)/librooms.a
 
-.PHONY: all lib check bench install bundle gpu-check check-layers clean fuzzers man completions
+.PHONY: all lib check bench install uninstall deb bundle gpu-check check-layers clean fuzzers man completions
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: lib $(cmds) $(tools) plugin
@@ -95,7 +97,7 @@ isa_flags =
 ifneq ($(filter x86_64%,$(machine)),)
 isa_flags = $(if $(findstring _avx512,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mavx2 -mfma -mf16c -mbmi2)$(if $(findstring _avx2,$(1)),-mavx2 -mfma -mf16c -mbmi2)
 endif
-parser_flags = $(if $(filter libmodel/fmt/% libmodel/parse/% libmodel/tok/% libmodel/bytes.c libmodel/model.c libmodel/meta.c libmodel/tensor.c \
+parser_flags = $(if $(filter libmodel/fmt/% libmodel/parse/% libmodel/tok/% libmodel/jinja/% libmodel/bytes.c libmodel/model.c libmodel/meta.c libmodel/tensor.c \
     libmodel/open_dir.c libmodel/sidecar.c libmodel/format.c libmodel/err.c libmodel/map.c,$(1)),$(PARSER))
 
 $(BUILD)/%.o: %.c
@@ -103,16 +105,20 @@ $(BUILD)/%.o: %.c
 	@echo "  CC    $<"
 	$(V)$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) $(call parser_flags,$<) -c -o $@ $<
 
+# Pages that are part of a command.
 $(BUILD)/cmd/audit_html.o: cmd/audit_page.html
+$(BUILD)/cmd/tokenize_html.o: cmd/tokenize_page.html
+$(BUILD)/cmd/trace_html.o: cmd/trace_page.html
+$(BUILD)/cmd/verify_html.o: cmd/verify_page.html
 
 $(alib): $(lib_obj)
 	@echo "  AR    $@"
 	@rm -f $@
-	$(V)$(AR) rcs $@ $^
+	$(V)$(AR) rcsD $@ $^
 
 $(rooms): $(room_obj) $(call obj,$(cli_src))
 	@rm -f $@
-	$(V)$(AR) rcs $@ $^
+	$(V)$(AR) rcsD $@ $^
 
 $(solib): $(lib_obj) libmodel/libmodel.map
 	@echo "  LD    $@"
@@ -199,21 +205,37 @@ gpu-check: all $(tests) $(BUILD)/bench/bench_cuda
 
 # ---- what users get
 
+share := $(DESTDIR)$(PREFIX)/share
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/libmodel/$(SOMAJOR) \
-	    $(DESTDIR)$(PREFIX)/include/libmodel $(DESTDIR)$(PREFIX)/share/man/man1 \
-	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	    $(DESTDIR)$(PREFIX)/include/libmodel $(share)/man/man1 $(share)/man/man3 $(share)/bash-completion/completions \
+	    $(share)/zsh/site-functions $(share)/fish/vendor_completions.d
 	install -m 755 $(cmds) $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(solib) $(DESTDIR)$(PREFIX)/lib
 	ln -sf libmodel.so.$(SOMAJOR) $(DESTDIR)$(PREFIX)/lib/libmodel.so
 	install -m 644 $(alib) $(DESTDIR)$(PREFIX)/lib
 	install -m 644 $(BUILD)/libmodel.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 644 libmodel/*.h libmodel/*.def $(DESTDIR)$(PREFIX)/include/libmodel
+	install -m 644 libmodel/libmodel.3 $(share)/man/man3
 	if [ -f $(BUILD)/libmodel-cuda.so ]; then \
 	    install -m 755 $(BUILD)/libmodel-cuda.so $(DESTDIR)$(PREFIX)/lib/libmodel/$(SOMAJOR); fi
 	for c in $(notdir $(cmds)); do \
-	    $(BUILD)/$$c --man > $(DESTDIR)$(PREFIX)/share/man/man1/$$c.1 && \
-	    $(BUILD)/$$c --completions > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$c || exit 1; done
+	    $(BUILD)/$$c --man > $(share)/man/man1/$$c.1 && \
+	    $(BUILD)/$$c --completions > $(share)/bash-completion/completions/$$c && \
+	    $(BUILD)/$$c --completions=zsh > $(share)/zsh/site-functions/_$$c && \
+	    $(BUILD)/$$c --completions=fish > $(share)/fish/vendor_completions.d/$$c.fish || exit 1; done
+
+uninstall:
+	for c in $(notdir $(cmds)); do \
+	    rm -f $(DESTDIR)$(PREFIX)/bin/$$c $(share)/man/man1/$$c.1 $(share)/bash-completion/completions/$$c \
+	        $(share)/zsh/site-functions/_$$c $(share)/fish/vendor_completions.d/$$c.fish; done
+	rm -f $(DESTDIR)$(PREFIX)/lib/libmodel.so* $(DESTDIR)$(PREFIX)/lib/libmodel.a \
+	    $(DESTDIR)$(PREFIX)/lib/pkgconfig/libmodel.pc $(share)/man/man3/libmodel.3
+	rm -rf $(DESTDIR)$(PREFIX)/include/libmodel $(DESTDIR)$(PREFIX)/lib/libmodel
+
+# build/deb: Debian packages of the commands, the library with its headers, and the CUDA plugin.
+deb: all
+	$(V)tests/make-deb $(BUILD) build/deb $(VERSION)
 
 bundle: all $(BUILD)/tests/test_cuda $(BUILD)/bench/bench_cuda
 	$(V)tests/make-bundle $(BUILD) build/bundle

@@ -28,11 +28,32 @@ static void count_item(struct account *a, const struct lm_plan_item *it)
     a->n_bytes += account_bytes(it);
 }
 
+/* Tensors that pieces come from: a second one is joined to the first, one that was there before is split. */
+static void count_pieces(struct account *a, struct lm_map *seen, const struct lm_plan_item *it)
+{
+    for (size_t i = 0; i < it->n_pieces; i++) {
+        const struct lm_tensor *t = it->pieces[i].src;
+        if (i > 0 && t == it->pieces[i - 1].src)
+            continue;
+        bool again = lm_map_get(seen, lm_span_str(t->name)) != SIZE_MAX;
+        a->joined += i > 0 && !again;
+        a->split += i == 0 && again;
+        if (!again)
+            lm_map_put(seen, lm_span_str(t->name), 0);
+    }
+}
+
 void account_count(struct account *a, const struct lm_plan *p)
 {
+    struct lm_map *seen = lm_map_new(p->n_items);
+
     *a = (struct account){.n_source = lm_model_n_tensors(p->src), .dropped = p->n_drops};
-    for (size_t i = 0; i < p->n_items; i++)
+    for (size_t i = 0; i < p->n_items; i++) {
         count_item(a, &p->items[i]);
+        if (seen)
+            count_pieces(a, seen, &p->items[i]);
+    }
+    lm_map_free(seen);
 }
 
 /* ---- lines of the table */
@@ -40,8 +61,7 @@ void account_count(struct account *a, const struct lm_plan *p)
 struct line { char *source, *name, *how, *types; size_t n; };
 struct lines { struct line *of; size_t n; struct lm_map *by_text; struct lm_arena arena; };
 
-/* The name with # for its numbers. */
-static void fold(char *name)
+void account_fold(char *name)
 {
     char *out = name;
 
@@ -62,7 +82,7 @@ static char *text(struct lines *l, const char *s, bool folded)
     char *t = lm_arena_str(&l->arena, lm_span_str(s));
 
     if (t && folded)
-        fold(t);
+        account_fold(t);
     return t;
 }
 
@@ -92,6 +112,8 @@ static void describe(char *buf, size_t size, const struct lm_plan_item *it)
         n += (size_t)snprintf(buf + n, size - n, ", permuted (%u heads)", it->n_heads);
     if (it->transform == LM_T_TRANSPOSE)
         n += (size_t)snprintf(buf + n, size - n, ", transposed");
+    if (it->transform > LM_T_TRANSPOSE)
+        n += (size_t)snprintf(buf + n, size - n, ", %s%s", lm_transform_name(it->transform), it->inverse ? " undone" : "");
     if (it->n_overflow)
         n += (size_t)snprintf(buf + n, size - n, ", %llu overflowed", (unsigned long long)it->n_overflow);
     if (it->n_flushed)
@@ -165,9 +187,12 @@ void account_print_totals(const struct lm_plan *p)
     char bytes[32];
 
     account_count(&a, p);
-    printf("%zu source tensors = %zu copied + %zu cast + %zu quantized + %zu dropped; %zu renamed, %zu permuted, "
-           "%zu transposed, 0 split, %zu made\n", a.n_source, a.copied, a.cast, a.quantized, a.dropped, a.renamed,
-           a.permuted, a.transposed, a.made);
+    printf("%zu source tensors = %zu copied + %zu cast + %zu quantized + %zu dropped", a.n_source, a.copied, a.cast,
+           a.quantized, a.dropped);
+    if (a.joined || a.split)
+        printf(" + %zu joined - %zu split", a.joined, a.split);
+    printf("; %zu renamed, %zu permuted, %zu transposed, %zu split, %zu made\n", a.renamed, a.permuted, a.transposed,
+           a.split, a.made);
     if (a.n_overflow || a.n_flushed || a.n_nan)
         printf("casts: %llu values became infinite, %llu became zero, %llu were not finite before\n",
                (unsigned long long)a.n_overflow, (unsigned long long)a.n_flushed, (unsigned long long)a.n_nan);
@@ -317,10 +342,13 @@ json_t *account_json(const struct lm_plan *p)
 
 /* ---- running */
 
-int account_run(struct lm_plan *p, struct account_run *r, struct lm_err *e)
+int account_run_all(struct lm_plan *const *plans, const char *const *dsts, size_t n, struct account_run *r,
+                    struct lm_err *e)
 {
     struct cli_progress bar;
-    struct lm_run_options o = {.force = r->force, .n_threads = r->n_threads, .stop = &cli_stop,
+    struct lm_run_options o = {.force = r->force, .n_threads = r->n_threads, .max_ram = r->max_ram,
+                               .measure = r->measure, .keep = r->keep, .part = r->part, .n_parts = r->n_parts,
+                               .commit_only = r->commit_only, .stop = &cli_stop,
                                .progress = cli_progress, .user = &bar};
     double began = cli_now();
     int rc;
@@ -330,10 +358,35 @@ int account_run(struct lm_plan *p, struct account_run *r, struct lm_err *e)
     fflush(stdout); /* what was announced stands before the work */
     cli_catch_signals();
     cli_progress_begin(&bar, r->label);
-    rc = lm_plan_run(p, r->dst, &o, e);
+    rc = lm_plans_run(plans, dsts, n, &o, e);
     cli_progress_end(&bar);
     r->seconds = cli_now() - began;
     return rc;
+}
+
+int account_run(struct lm_plan *p, struct account_run *r, struct lm_err *e)
+{
+    return account_run_all(&p, &r->dst, 1, r, e);
+}
+
+static int parse_part(struct account_run *r, const char *part, struct lm_err *e)
+{
+    int end = 0;
+
+    if (sscanf(part, "%u/%u%n", &r->part, &r->n_parts, &end) != 2 || part[end] || strpbrk(part, "+- \t"))
+        return lm_err_set(e, LM_USAGE, "--part is I/N, for instance 1/4, not '%s'", part);
+    if (r->part < 1 || r->part > r->n_parts || r->n_parts > 10000)
+        return lm_err_set(e, LM_USAGE, "--part %s: parts go from 1/N to N/N, N at most 10000", part);
+    return 0;
+}
+
+int account_durable(struct account_run *r, bool resume, const char *part, bool commit, struct lm_err *e)
+{
+    if (part && commit)
+        return lm_err_set(e, LM_USAGE, "--part does a share, --commit comes after the last: give one of them");
+    r->keep = resume || part || commit;
+    r->commit_only = commit;
+    return part ? parse_part(r, part, e) : 0;
 }
 
 static void report_json(const struct lm_plan *p, const struct account_run *r, const char *src)
@@ -341,10 +394,12 @@ static void report_json(const struct lm_plan *p, const struct account_run *r, co
     json_t *o = account_json(p);
 
     json_object_set_new(o, "source", cli_json_str(lm_span_str(src)));
-    json_object_set_new(o, "destination", cli_json_str(lm_span_str(r->dst)));
+    json_object_set_new(o, "destination", str_or_null(r->dst));
     if (p->req.quantize)
         json_object_set_new(o, "type", json_string(p->req.ftype->name));
     json_object_set_new(o, "seconds", json_real(r->seconds));
+    json_object_set_new(o, "finished", json_boolean(!r->dry && !p->unfinished));
+    json_object_set_new(o, "n_reused", json_integer((json_int_t)p->n_reused));
     cli_json_print(o);
 }
 
@@ -356,9 +411,16 @@ void account_report(const struct lm_plan *p, const struct account_run *r, const 
         report_json(p, r, src);
         return;
     }
+    if (p->unfinished) {
+        printf("part %u of %u is done; when all are, --commit names the result\n", r->part, r->n_parts);
+        return;
+    }
     account_print(p, full);
+    if (p->n_reused)
+        printf("%llu of %llu ranges were there from an earlier run\n", (unsigned long long)p->n_reused,
+               (unsigned long long)p->n_ranges);
     if (r->dry)
-        printf("%s: not written (dry run)\n", cli_safe(lm_span_str(r->dst)));
+        printf("%s%snot written (dry run)\n", r->dst ? cli_safe(lm_span_str(r->dst)) : "", r->dst ? ": " : "");
     else if (r->seconds > 0)
         printf("%s: written in %.2f s, %s/s of source\n", cli_safe(lm_span_str(r->dst)), r->seconds,
                cli_bytes(rate, sizeof rate, (uint64_t)((double)p->n_src_bytes / r->seconds)));

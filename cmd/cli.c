@@ -169,6 +169,16 @@ static bool parse_choice(const struct cli_opt *o, const char *text, int *out)
     usage("--%s is one of %s, not \"%s\"", o->name, list, text);
 }
 
+static void add_to_list(struct cli_list *l, const char *text)
+{
+    const char **p = realloc(l->items, (l->n + 1) * sizeof *p);
+
+    if (!p)
+        usage("no memory for the arguments");
+    l->items = p;
+    l->items[l->n++] = text;
+}
+
 static void set_option(const struct cli_opt *o, const char *text, void *target)
 {
     static const char *const wanted[] = {
@@ -185,6 +195,7 @@ static void set_option(const struct cli_opt *o, const char *text, void *target)
     case CLI_REAL: ok = parse_real(text, p); break;
     case CLI_SIZE: ok = cli_parse_size(text, p); break;
     case CLI_CHOICE: ok = parse_choice(o, text, p); break;
+    case CLI_LIST: add_to_list(p, text); break;
     }
     if (!ok)
         usage("--%s wants %s, not \"%s\"", o->name, wanted[o->kind], text);
@@ -208,15 +219,16 @@ static const struct cli_opt *find_letter(const struct cli_opt *o, char letter)
     return NULL;
 }
 
-__attribute__((noreturn)) static void run_implied(const struct cli_cmd *cmd, const struct cli_opt *o)
+__attribute__((noreturn)) static void run_implied(const struct cli_cmd *cmd, const struct cli_opt *o,
+                                                  const char *value)
 {
     if (strcmp(o->name, "help") == 0)
         cli_print_help(cmd);
     else if (strcmp(o->name, "man") == 0)
         cli_print_man(cmd);
-    else if (strcmp(o->name, "completions") == 0)
-        cli_print_completions(cmd);
-    else
+    else if (strcmp(o->name, "completions") == 0 && !cli_print_completions(cmd, value))
+        usage("--completions wants bash, zsh or fish, not \"%s\"", value);
+    else if (strcmp(o->name, "version") == 0)
         printf("%s (libmodel) %s\n", cmd->name, LM_VERSION);
     exit(cli_finish(CLI_OK));
 }
@@ -229,7 +241,7 @@ static int take_long(const struct cli_cmd *cmd, char **argv, void *target)
     const struct cli_opt *o = find_long(cmd->opts, name, n);
 
     if (!o && (o = find_long(cli_implied, name, n)))
-        run_implied(cmd, o);
+        run_implied(cmd, o, equals ? equals + 1 : NULL);
     if (!o && strcmp(name, "brief") == 0) {
         puts(cmd->brief);
         exit(cli_finish(CLI_OK));
@@ -254,7 +266,7 @@ static int take_letters(const struct cli_cmd *cmd, char **argv, void *target)
     for (const char *p = argv[0] + 1; *p; p++) {
         const struct cli_opt *o = find_letter(cmd->opts, *p);
         if (!o && (o = find_letter(cli_implied, *p)))
-            run_implied(cmd, o);
+            run_implied(cmd, o, NULL);
         if (!o)
             usage("there is no option -%c; %s --help lists them", *p, cmd->name);
         if (o->kind == CLI_FLAG) {

@@ -12,10 +12,13 @@
 /* Exit codes. */
 enum { CLI_OK = 0, CLI_DIFFERENT = 1, CLI_USAGE = 2, CLI_FAILED = 3 };
 
-enum cli_kind { CLI_FLAG, CLI_STRING, CLI_INT, CLI_UINT64, CLI_REAL, CLI_SIZE /* 64M, 2G */, CLI_CHOICE };
+enum cli_kind { CLI_FLAG, CLI_STRING, CLI_INT, CLI_UINT64, CLI_REAL, CLI_SIZE /* 64M, 2G */, CLI_CHOICE,
+                CLI_LIST /* a string, given as often as wanted */ };
+
+struct cli_list { const char **items; size_t n; }; /* zero-initialise; the caller frees items */
 
 /* One option; the value goes to (char *)target + offset: bool, const char *,
- * int, uint64_t, double, uint64_t, int (index of the choice). */
+ * int, uint64_t, double, uint64_t, int (index of the choice), struct cli_list. */
 struct cli_opt {
     const char *name;     /* "filter" -> --filter */
     char letter;          /* 'n' -> -n, or 0 */

@@ -3,7 +3,8 @@
 
 #include <stdlib.h>
 
-const char *const cli_maths[] = {"auto", "exact", "fast", "tf32", "bf16", NULL};
+const char *const cli_precisions[] = {"f32", "f64", NULL};
+const char *const cli_maths[] = {"auto", "exact", "fast", "tf32", "bf16", "f64", NULL};
 
 int cli_load(struct cli_loaded *l, const char *path, bool needs_tokenizer, struct lm_err *e)
 {
@@ -39,10 +40,12 @@ static enum lm_math auto_math(const struct lm_model *m)
 
 int cli_start(struct cli_loaded *l, const struct cli_engine_opts *o, uint64_t n_positions, struct lm_err *e)
 {
-    static const enum lm_math maths[] = {LM_MATH_EXACT, LM_MATH_EXACT, LM_MATH_FAST, LM_MATH_TF32, LM_MATH_BF16};
+    static const enum lm_math maths[] = {LM_MATH_EXACT, LM_MATH_EXACT, LM_MATH_FAST, LM_MATH_TF32, LM_MATH_BF16,
+                                        LM_MATH_F64};
     uint64_t ctx = o->ctx ? o->ctx : n_positions;
     struct lm_engine_options eo = {.device = o->device ? o->device : "auto",
-                                   .math = o->math == CLI_MATH_AUTO ? auto_math(l->model) : maths[o->math],
+                                   .math = o->precision == CLI_PRECISION_F64 ? LM_MATH_F64
+                                           : o->math == CLI_MATH_AUTO ? auto_math(l->model) : maths[o->math],
                                    .n_threads = o->threads,
                                    .ctx_len = (uint32_t)ctx};
 

@@ -11,8 +11,11 @@ struct cli_engine_opts {
     int threads;        /* 0: all cores */
     int math;           /* index of cli_maths; 0: auto */
     uint64_t ctx;       /* 0: as much as is needed */
+    int precision;      /* index of cli_precisions */
 };
-enum { CLI_MATH_AUTO, CLI_MATH_EXACT, CLI_MATH_FAST, CLI_MATH_TF32, CLI_MATH_BF16 };
+enum { CLI_MATH_AUTO, CLI_MATH_EXACT, CLI_MATH_FAST, CLI_MATH_TF32, CLI_MATH_BF16, CLI_MATH_F64 };
+enum { CLI_PRECISION_F32, CLI_PRECISION_F64 };
+extern const char *const cli_precisions[]; /* "f32", "f64" */
 extern const char *const cli_maths[]; /* "auto", "exact", … */
 
 /* Rows of an option table; base is the offset of a struct cli_engine_opts. */
@@ -20,7 +23,10 @@ extern const char *const cli_maths[]; /* "auto", "exact", … */
     {"device", 0, CLI_STRING, "DEVICE", (base) + offsetof(struct cli_engine_opts, device),                            \
      "Where to compute: cpu, cuda, cuda:1 …, or auto (default): a GPU when there is one.", NULL},                     \
     {"threads", 0, CLI_INT, "N", (base) + offsetof(struct cli_engine_opts, threads),                                  \
-     "Threads of the CPU (default: one a core).", NULL}
+     "Threads of the CPU (default: one a core).", NULL},                                                              \
+    {"precision", 0, CLI_CHOICE, NULL, (base) + offsetof(struct cli_engine_opts, precision),                          \
+     "f64 computes everything in double, on the CPU: the truth that other arithmetic is measured by (default: f32).", \
+     cli_precisions}
 
 struct cli_loaded {
     struct lm_model *model;

@@ -1,4 +1,4 @@
-/* --help, --man and --completions, printed from the table that also parses. */
+/* --help and --man, printed from the table that also parses. */
 #include "cmd/cli_help.h"
 
 #include <ctype.h>
@@ -10,7 +10,7 @@ const struct cli_opt cli_implied[] = {
     {"help", 'h', CLI_FLAG, NULL, 0, "Print this help.", NULL},
     {"version", 0, CLI_FLAG, NULL, 0, "Print the version.", NULL},
     {"man", 0, CLI_FLAG, NULL, 0, "Print the manual page in the form that man(1) reads.", NULL},
-    {"completions", 0, CLI_FLAG, NULL, 0, "Print completions for bash.", NULL},
+    {"completions", 0, CLI_FLAG, NULL, 0, "Print completions for bash; =zsh, =fish for those.", NULL},
     {NULL, 0, 0, NULL, 0, NULL, NULL}};
 
 /* ---- wrapping */
@@ -224,52 +224,4 @@ void cli_print_man(const struct cli_cmd *cmd)
         each_block(cmd->examples, man_block, 0);
     }
     printf(".SH EXIT STATUS\n0 success, 1 the things compared differ or a check failed, 2 wrong use, 3 failure.\n");
-}
-
-/* ---- bash */
-
-static void bash_cases(const struct cli_opt *o)
-{
-    for (; o->name; o++) {
-        if (o->kind == CLI_FLAG)
-            continue;
-        printf("    --%s", o->name);
-        if (o->letter)
-            printf("|-%c", o->letter);
-        printf(")");
-        if (o->kind == CLI_CHOICE) {
-            printf(" COMPREPLY=($(compgen -W '");
-            for (size_t i = 0; o->choices[i]; i++)
-                printf("%s%s", i ? " " : "", o->choices[i]);
-            printf("' -- \"$cur\"));");
-        } else if (o->kind != CLI_STRING) {
-            printf(" COMPREPLY=();");
-        } else {
-            printf(" COMPREPLY=($(compgen -f -- \"$cur\"));");
-        }
-        puts(" return ;;");
-    }
-}
-
-static void bash_names(const struct cli_opt *o)
-{
-    for (; o->name; o++)
-        printf(" --%s", o->name);
-}
-
-void cli_print_completions(const struct cli_cmd *cmd)
-{
-    char fn[64];
-
-    snprintf(fn, sizeof fn, "_%s", cmd->name);
-    for (char *p = fn; *p; p++)
-        *p = *p == '-' ? '_' : *p;
-    printf("%s()\n{\n    local cur=\"${COMP_WORDS[COMP_CWORD]}\" prev=\"${COMP_WORDS[COMP_CWORD-1]}\"\n", fn);
-    printf("    case \"$prev\" in\n");
-    bash_cases(cmd->opts);
-    printf("    esac\n    case \"$cur\" in\n    -*) COMPREPLY=($(compgen -W '");
-    bash_names(cmd->opts);
-    bash_names(cli_implied);
-    printf("' -- \"$cur\")) ;;\n    *) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n    esac\n}\n");
-    printf("complete -o filenames -F %s %s\n", fn, cmd->name);
 }

@@ -248,11 +248,32 @@ json_t *cli_json_str(struct lm_span text)
     return j;
 }
 
+/* A terminal obeys U+007F to U+009F too, which JSON may hold as they are. Their
+ * bytes (7F; C2 80 to C2 9F) are within strings, where an escape says the same. */
+static int print_escaped(const char *text, size_t n, void *user)
+{
+    bool *lead = user; /* a C2 is held back */
+
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c == 0x7f || (*lead && c < 0xa0))
+            printf("\\u%04x", c);
+        else if (*lead)
+            putchar(0xc2), putchar(c);
+        else if (c != 0xc2)
+            putchar(c);
+        *lead = !*lead && c == 0xc2;
+    }
+    return ferror(stdout) ? -1 : 0;
+}
+
 int cli_json_print(json_t *root)
 {
+    bool lead = false;
+
     if (!root)
         return -1;
-    int r = json_dumpf(root, stdout, JSON_INDENT(2));
+    int r = json_dump_callback(root, print_escaped, &lead, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);
     return r;

@@ -10,7 +10,7 @@ enum { LIST_BY_NOTHING, LIST_BY_LAYER, LIST_BY_ROLE, LIST_BY_DTYPE };
 struct list_opts {
     const char *filter;
     int sort, by;
-    bool reverse, fold, meta, json;
+    bool reverse, fold, meta, names, json;
 };
 
 /* A line of the listing: a tensor, or tensors that differ only in numbers. */

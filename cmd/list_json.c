@@ -37,6 +37,15 @@ static json_t *groups_json(struct listing *l)
     return a;
 }
 
+static json_t *left_out_json(const struct lm_model *m)
+{
+    json_t *a = json_array();
+
+    for (size_t i = 0; i < lm_model_n_left_out(m); i++)
+        json_array_append_new(a, json_string(lm_model_left_out(m, i)));
+    return a;
+}
+
 json_t *list_json(struct listing *l, json_t *config)
 {
     json_t *o = json_object(), *tensors = json_array();
@@ -54,5 +63,7 @@ json_t *list_json(struct listing *l, json_t *config)
     for (size_t i = 0; i < l->n_rows; i++)
         json_array_append_new(tensors, tensor_json(l, &l->rows[i]));
     json_object_set_new(o, "tensors", tensors);
+    if (lm_model_n_left_out(l->m))
+        json_object_set_new(o, "left_out", left_out_json(l->m));
     return o;
 }

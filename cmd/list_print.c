@@ -38,6 +38,17 @@ static void print_dtypes(struct listing *l)
     free(g);
 }
 
+static void print_left_out(const struct lm_model *m)
+{
+    enum { SHOWN = 12 };
+    size_t n = lm_model_n_left_out(m);
+
+    for (size_t i = 0; i < n && i < SHOWN; i++)
+        printf("%s%s\n", i ? "              " : "no tensors    ", lm_model_left_out(m, i));
+    if (n > SHOWN)
+        printf("              and %zu more\n", n - SHOWN);
+}
+
 static void print_summary(struct listing *l)
 {
     char buf[64], exact[64];
@@ -63,6 +74,7 @@ static void print_summary(struct listing *l)
     if (l->n_shared)
         printf("shared        %zu tensors lie in the bytes of others and are counted once\n", l->n_shared);
     print_tokenizer(lm_model_meta(l->m));
+    print_left_out(l->m);
 }
 
 static void print_tensors(struct listing *l)

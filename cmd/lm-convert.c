@@ -9,10 +9,12 @@ struct options {
     uint64_t split;
     int threads;
     const char *name;
-    bool force, dry_run, json, account, allow_unknown;
+    bool force, dry_run, json, account, allow_unknown, compress, resume, commit;
+    const char *part;
+    uint64_t max_ram;
 };
 
-static const char *const formats[] = {"auto", "gguf", "safetensors", "npz", NULL};
+static const char *const formats[] = {"auto", "gguf", "safetensors", "npz", "h5", "keras", NULL};
 static const char *const dtypes[] = {"keep", "f32", "f16", "bf16", "q8_0", NULL};
 
 static const struct cli_opt opts[] = {
@@ -26,17 +28,20 @@ static const struct cli_opt opts[] = {
      "general.name of a GGUF (default: the source's, or its folder's name).", NULL},
     {"allow-unknown", 0, CLI_FLAG, NULL, offsetof(struct options, allow_unknown),
      "Carry tensors that the architecture does not know under their own names instead of refusing.", NULL},
+    {"compress", 0, CLI_FLAG, NULL, offsetof(struct options, compress),
+     "Compress the tensors (HDF5: shuffle and deflate, in chunks of about 1 MB).", NULL},
     {"account", 'a', CLI_FLAG, NULL, offsetof(struct options, account), "One line a tensor, layers not folded.", NULL},
     {"dry-run", 'n', CLI_FLAG, NULL, offsetof(struct options, dry_run), "Say what would be done; write nothing.", NULL},
     {"force", 'f', CLI_FLAG, NULL, offsetof(struct options, force), "Replace an existing destination.", NULL},
     {"threads", 0, CLI_INT, "N", offsetof(struct options, threads), "Threads (default: all cores).", NULL},
+    ACCOUNT_DURABLE(struct options, resume, part, commit, max_ram),
     {"json", 0, CLI_FLAG, NULL, offsetof(struct options, json), "The account as JSON.", NULL},
     {NULL, 0, CLI_FLAG, NULL, 0, NULL, NULL},
 };
 
 static const struct cli_cmd cmd = {
     .name = "lm-convert",
-    .brief = "convert a checkpoint to safetensors, GGUF or NumPy",
+    .brief = "convert a checkpoint to safetensors, GGUF, NumPy, HDF5 or Keras",
     .synopsis = "SRC DST",
     .about =
         "Writes the checkpoint SRC (a file of any format that is read, an index.json or a folder) as DST and accounts for "
@@ -45,21 +50,26 @@ static const struct cli_cmd cmd = {
         "Hugging Face files vectors, norms and learned positions become F32, which loses nothing.\n"
         "\n"
         "DST is a .gguf file; or a folder in the manner of Hugging Face (model.safetensors, config.json, tokenizer); "
-        "or a single .safetensors or .npz file, then without config and tokenizer (--to npz with a folder writes them "
-        "too). A GGUF keeps the small files and headers "
-        "of what it was made from, and converting it back gives the same files byte for byte.\n"
+        "or a single .safetensors file, then without config and tokenizer; or a .npz or .h5 file; or, with --to keras, a "
+        "folder as keras-hub has it (model.weights.h5 and config.json of Llama, Mistral or GPT-2). GGUF, .npz and .h5 keep "
+        "the small files and headers of what they were made from inside, and converting them back gives the same files "
+        "byte for byte.\n"
         "\n"
         "The result appears under its name only when it is complete and on the disk; an existing one is replaced only "
-        "with --force. Private memory stays under 64 MB whatever the size of the model.\n"
+        "with --force. A killed run leaves nothing; with --resume it leaves its work in a hidden folder beside DST "
+        "(.DST.unfinished), and the same command goes on from there, after checking that neither the source nor the "
+        "request changed and that what is there is sound. With --part several processes, also on several machines "
+        "that see the same folders, share the work.\n"
         "\n"
         "With --json: source, destination, format, n_tensors, n_params, n_bytes_source, n_bytes (tensor data), "
         "n_bytes_files, exact (the original files are given back), seconds, totals (source copied cast quantized "
         "dropped renamed permuted transposed made n_overflow n_flushed n_nan), tensors (source name action transform "
-        "from dtype shape n_bytes n_overflow n_flushed n_nan why), dropped (source why), notes.\n",
+        "from dtype shape n_bytes n_overflow n_flushed n_nan why), dropped (source why), notes, finished (false after --part), n_reused (ranges that an earlier run had done).\n",
     .opts = opts,
     .examples = "  $ lm-convert bielik-7b/ bielik-7b.gguf\n"
                 "  $ lm-convert --dtype f16 --split 4G bielik-7b/ bielik-7b-f16.gguf\n"
-                "  $ lm-convert bielik-7b.gguf back/\n",
+                "  $ lm-convert bielik-7b.gguf back/\n"
+                "  $ lm-convert --resume bielik-7b/ bielik-7b.gguf\n",
     .min_args = 2,
     .max_args = 2,
 };
@@ -86,19 +96,20 @@ static int make_request(struct lm_request *r, const struct options *o, const cha
         return lm_err_set(e, LM_USAGE, "the destination has no name");
     if (o->to == 0)
         to = ends_with(dst, ".gguf") ? "gguf" : ends_with(dst, ".npz") ? "npz"
+             : ends_with(dst, ".weights.h5") ? "keras" : ends_with(dst, ".h5") ? "h5"
              : ends_with(dst, ".safetensors") || is_folder(dst) ? "safetensors" : NULL;
     if (!to)
-        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: name it .gguf, .safetensors or .npz, or a folder with / at the end, or add "
+        return lm_err_set(e, LM_USAGE, "%s does not say which format is wanted: name it .gguf, .safetensors, .npz or .h5, or a folder with / at the end, or add "
                           "--to", dst);
     *r = (struct lm_request){.to = lm_format_find(to), .dtype = o->dtype ? lm_dtype_find(dtypes[o->dtype]) : -1,
                              .max_file_bytes = o->split, .name = o->name, .allow_unknown = o->allow_unknown,
-                             .bare = (strcmp(to, "safetensors") == 0 && ends_with(dst, ".safetensors")) ||
-                                     (strcmp(to, "npz") == 0 && ends_with(dst, ".npz"))};
+                             .compress = o->compress,
+                             .bare = strcmp(to, "safetensors") == 0 && ends_with(dst, ".safetensors")};
     if (!r->to)
         return lm_err_set(e, LM_USAGE, "no format is called %s", to);
     for (int i = 1; formats[i]; i++) {
         const char *dot = strrchr(dst, '.');
-        if (dot && strcmp(dot + 1, formats[i]) == 0 && strcmp(formats[i], to) != 0)
+        if (dot && strcmp(dot + 1, formats[i]) == 0 && strcmp(formats[i], to) != 0 && !ends_with(dst, ".weights.h5"))
             return lm_err_set(e, LM_USAGE, "%s: the name says one format, --to another (%s)", dst, to);
     }
     return 0;
@@ -107,13 +118,14 @@ static int make_request(struct lm_request *r, const struct options *o, const cha
 static int run(const struct options *o, const char *src, const char *dst, struct lm_err *e)
 {
     struct account_run r = {.label = "converting", .dst = dst, .force = o->force, .dry = o->dry_run,
-                            .n_threads = o->threads};
+                            .n_threads = o->threads, .max_ram = o->max_ram};
     struct lm_model *m = NULL;
     struct lm_plan *p = NULL;
     struct lm_request req;
     int rc = -1;
 
-    if (make_request(&req, o, dst, e) == 0 && lm_model_open(&m, src, e) == 0 && lm_plan_make(&p, m, &req, e) == 0) {
+    if (account_durable(&r, o->resume, o->part, o->commit, e) == 0 && make_request(&req, o, dst, e) == 0 &&
+        lm_model_open(&m, src, e) == 0 && lm_plan_make(&p, m, &req, e) == 0) {
         if (!o->json)
             account_print_notes(p);
         rc = account_run(p, &r, e);

@@ -249,6 +249,12 @@ static void mention_problems(struct listing *l)
         lm_binding_free(b);
 }
 
+static void print_names(struct listing *l)
+{
+    for (size_t i = 0; i < l->n_rows; i++)
+        puts(cli_safe(lm_span_str(list_row_name(l, &l->rows[i]))));
+}
+
 static int run(struct listing *l, const char *path, struct lm_err *e)
 {
     struct lm_span text;
@@ -272,10 +278,13 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
             cli_note("%s: no tensor is called like %s", cli_name(), l->o.filter);
         if (l->o.json)
             cli_json_print(list_json(l, config));
+        else if (l->o.names)
+            print_names(l);
         else
             list_print(l, config);
         fflush(stdout);
-        mention_problems(l);
+        if (!l->o.names)
+            mention_problems(l);
     }
     json_decref(config);
     return r;
@@ -296,6 +305,7 @@ static const struct cli_opt opts[] = {
      sorts},
     {"reverse", 'r', CLI_FLAG, NULL, AT(reverse), "The other way round.", NULL},
     {"meta", 'm', CLI_FLAG, NULL, AT(meta), "Metadata instead of tensors; of an array the first elements.", NULL},
+    {"names", 'n', CLI_FLAG, NULL, AT(names), "Only the names, one a line.", NULL},
     {"json", 0, CLI_FLAG, NULL, AT(json), "JSON on standard output.", NULL},
     {NULL, 0, 0, NULL, 0, NULL, NULL}};
 
@@ -315,7 +325,8 @@ static const struct cli_cmd cmd = {
         "n_tensors, n_params, n_bytes (of tensor data) and tensors, a list of objects with name, dtype, shape (list), "
         "n_params, n_bytes and share (of all parameters, 0 to 1); with --fold also count; shared is true where the "
         "bytes were counted before. --by adds groups (key n_tensors n_params n_bytes share), --meta adds metadata "
-        "(key to value; an array as type, n and first).\n",
+        "(key to value; an array as type, n and first); left_out names what is there and is no tensor (text, records, "
+        "links of an HDF5 file).\n",
     .opts = opts,
     .examples = "  $ lm-list bielik-7b/\n"
                 "  $ lm-list --fold --sort size model.gguf\n"

@@ -208,6 +208,8 @@ static const struct cli_opt opts[] = {
     {"special", 0, CLI_FLAG, NULL, AT(special), "Read control tokens such as </s> in the text as tokens.", NULL},
     CLI_ENGINE_ROWS(AT(engine)),
     {"json", 0, CLI_FLAG, NULL, AT(json), "JSON on standard output.", NULL},
+    {"html", 0, CLI_STRING, "FILE", AT(html), "Write one self-contained page with pictures instead.", NULL},
+    {"force", 0, CLI_FLAG, NULL, AT(force), "Replace FILE when it exists.", NULL},
     {NULL, 0, 0, NULL, 0, NULL, NULL}};
 
 static const struct cli_cmd cmd = {
@@ -221,6 +223,10 @@ static const struct cli_cmd cmd = {
         "heads, and the head that is surest) and how long the vector of the residual stream is before attention, "
         "after it and after the feed-forward network; and the tokens that are likeliest to come next after the whole "
         "text.\n"
+        "\n"
+        "With --html: a page that needs nothing but a browser, with the same path as pictures: the pieces, the rows of "
+        "the embedding matrix, the pattern of positions, what every head looks at, the length of every token's vector "
+        "in every layer, and what is likeliest to follow each token.\n"
         "\n"
         "Numbers of the embedding are exact: the fewest digits that give back what is stored.\n"
         "\n"
@@ -243,7 +249,9 @@ int main(int argc, char **argv)
     int r = prepare(&t, argv[1], n == 2 ? argv[2] : NULL, &e);
     if (r == 0)
         r = gather(&t, &e);
-    if (r == 0 && t.o.json)
+    if (r == 0 && t.o.html)
+        r = trace_write_html(&t, &e);
+    else if (r == 0 && t.o.json)
         cli_json_print(trace_json(&t));
     else if (r == 0)
         trace_print(&t);

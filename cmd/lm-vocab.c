@@ -1,279 +1,139 @@
-/* lm-vocab: the vocabulary of a checkpoint, piece by piece. */
-#include "cmd/cli.h"
-
+/* lm-vocab: the vocabulary of a checkpoint, piece by piece, in numbers, or
+ * against another. */
 #include <stdlib.h>
 #include <unistd.h>
 
-struct options {
-    const char *find;
-    uint64_t id;
-    bool merges, json;
-};
+#include "cmd/vocab.h"
+#include "convert/vocab_files.h"
 
-enum { PIECE_COLUMNS = 24 };
-#define NO_ID UINT64_MAX
+static const char *const forms[] = {"tsv", "llama.cpp", NULL};
 
-struct listing {
-    const struct lm_vocab *v;
-    uint32_t *ranks; /* of the merge that makes a piece; UINT32_MAX: none */
-    char *buf;       /* a piece as text */
-    size_t size;
-    bool terminal;
-};
-
-/* ---- a piece as text */
-
-static const char *escaped(struct listing *l, struct lm_span text)
-{
-    size_t n = lm_piece_escape(text, l->buf, l->size);
-
-    if (n >= l->size) {
-        char *p = realloc(l->buf, 2 * n + 64);
-        if (!p)
-            return "(out of memory)";
-        l->buf = p;
-        l->size = 2 * n + 64;
-        lm_piece_escape(text, l->buf, l->size);
-    }
-    return l->buf;
-}
-
-static int rank_pieces(struct listing *l, struct lm_err *e)
-{
-    l->ranks = malloc((l->v->n_pieces + 1) * sizeof *l->ranks);
-    if (!l->ranks)
-        return lm_err_set(e, LM_NOMEM, "no memory for %zu pieces", l->v->n_pieces);
-    memset(l->ranks, 0xff, l->v->n_pieces * sizeof *l->ranks);
-    for (size_t i = l->v->n_merges; i-- > 0;)
-        l->ranks[l->v->merges[i].result] = (uint32_t)i;
-    return 0;
-}
-
-static bool is_spm(const struct listing *l)
-{
-    return l->v->algo == LM_VOCAB_SPM_BPE;
-}
-
-/* Score of a SentencePiece piece, rank of any other; "-" if it has neither. */
-static const char *order_text(const struct listing *l, size_t id, char *buf, size_t size)
-{
-    if (is_spm(l))
-        snprintf(buf, size, "%.9g", (double)l->v->pieces[id].score);
-    else if (l->ranks[id] != UINT32_MAX)
-        snprintf(buf, size, "%u", l->ranks[id]);
-    else
-        snprintf(buf, size, "-");
-    return buf;
-}
-
-/* ---- lines: tabs for programs, columns for people */
-
-static void print_piece(struct listing *l, size_t id)
-{
-    const struct lm_piece *p = &l->v->pieces[id];
-    const char *text = escaped(l, p->text), *kind = lm_piece_kind_name(p->kind);
-    char order[40];
-
-    order_text(l, id, order, sizeof order);
-    if (!l->terminal) {
-        printf("%zu\t%s\t%s\t%s\n", id, text, kind, order);
-        return;
-    }
-    size_t w = cli_text_width(text);
-    printf("%7zu  %s%*s  %-12s  %12s\n", id, text, (int)(w < PIECE_COLUMNS ? PIECE_COLUMNS - w : 0), "", kind, order);
-}
-
-static void print_merge(struct listing *l, size_t rank)
-{
-    const struct lm_merge *m = &l->v->merges[rank];
-    const char sep = l->terminal ? ' ' : '\t';
-
-    printf(l->terminal ? "%7zu%c" : "%zu%c", rank, sep);
-    printf("%s%c", escaped(l, l->v->pieces[m->left].text), sep);
-    printf("%s%c", escaped(l, l->v->pieces[m->right].text), sep);
-    printf("%u\n", m->result);
-}
-
-/* ---- JSON */
-
-static json_t *piece_json(struct listing *l, size_t id)
-{
-    const struct lm_piece *p = &l->v->pieces[id];
-    json_t *o = json_object();
-
-    json_object_set_new(o, "id", json_integer((json_int_t)id));
-    json_object_set_new(o, "piece", json_string(escaped(l, p->text)));
-    json_object_set_new(o, "kind", json_string(lm_piece_kind_name(p->kind)));
-    if (is_spm(l))
-        json_object_set_new(o, "score", cli_json_real((double)p->score));
-    else
-        json_object_set_new(o, "rank", l->ranks[id] == UINT32_MAX ? json_null() : json_integer(l->ranks[id]));
-    json_object_set_new(o, "special", json_boolean(p->special));
-    json_object_set_new(o, "added", json_boolean(p->added));
-    return o;
-}
-
-static json_t *merge_json(struct listing *l, size_t rank)
-{
-    const struct lm_merge *m = &l->v->merges[rank];
-    json_t *o = json_object();
-
-    json_object_set_new(o, "rank", json_integer((json_int_t)rank));
-    json_object_set_new(o, "left", json_string(escaped(l, l->v->pieces[m->left].text)));
-    json_object_set_new(o, "right", json_string(escaped(l, l->v->pieces[m->right].text)));
-    json_object_set_new(o, "result", json_integer(m->result));
-    return o;
-}
-
-static json_t *id_json(int64_t id)
-{
-    return id < 0 ? json_null() : json_integer(id);
-}
-
-static json_t *summary_json(const struct lm_vocab *v)
-{
-    json_t *o = json_object();
-
-    json_object_set_new(o, "algorithm", json_string(v->algo == LM_VOCAB_SPM_BPE ? "sentencepiece-bpe" : "byte-bpe"));
-    json_object_set_new(o, "source", json_string(v->source));
-    json_object_set_new(o, "n_pieces", json_integer((json_int_t)v->n_pieces));
-    json_object_set_new(o, "n_merges", json_integer((json_int_t)v->n_merges));
-    json_object_set_new(o, "bos_id", id_json(v->bos_id));
-    json_object_set_new(o, "eos_id", id_json(v->eos_id));
-    json_object_set_new(o, "unk_id", id_json(v->unk_id));
-    json_object_set_new(o, "pad_id", id_json(v->pad_id));
-    json_object_set_new(o, "add_bos", json_boolean(v->add_bos));
-    json_object_set_new(o, "add_eos", json_boolean(v->add_eos));
-    json_object_set_new(o, "pre", v->pre[0] ? json_string(v->pre) : json_null());
-    return o;
-}
-
-/* ---- what to show */
-
-static void show(struct listing *l, const struct options *o, size_t first, size_t end)
-{
-    if (!o->json) {
-        for (size_t i = first; i < end; i++)
-            o->merges ? print_merge(l, i) : print_piece(l, i);
-        return;
-    }
-    json_t *root = summary_json(l->v), *list = json_array();
-    for (size_t i = first; i < end; i++)
-        json_array_append_new(list, o->merges ? merge_json(l, i) : piece_json(l, i));
-    json_object_set_new(root, o->merges ? "merges" : "pieces", list);
-    cli_json_print(root);
-}
-
-/* The word with U+2581 or GPT-2's letter for each space, which is how most
- * pieces are stored. */
-static int64_t find_with_spaces(const struct lm_vocab *v, struct lm_span word)
-{
-    const char *space = v->algo == LM_VOCAB_SPM_BPE ? "\xe2\x96\x81" : "\xc4\xa0";
-    char *text = malloc(word.size * 3 + 1), *p = text;
-
-    for (size_t i = 0; text && i < word.size; i++)
-        if (word.data[i] == ' ')
-            p = stpcpy(p, space);
-        else
-            *p++ = (char)word.data[i];
-    int64_t id = text ? lm_vocab_find(v, lm_span_of(text, (size_t)(p - text))) : -1;
-    free(text);
-    return id;
-}
-
-static int find(struct listing *l, const struct options *o, struct lm_err *e)
-{
-    size_t size = strlen(o->find) + 1;
-    uint8_t *bytes = malloc(size);
-    int64_t n = bytes ? lm_piece_unescape(o->find, bytes, size) : -1;
-
-    if (n < 0) {
-        free(bytes);
-        return lm_err_set(e, LM_USAGE, "'%s' is no escaped text: a backslash is \\\\, a byte is \\xNN", o->find);
-    }
-    int64_t id = lm_vocab_find(l->v, lm_span_of(bytes, (size_t)n));
-    if (id < 0)
-        id = find_with_spaces(l->v, lm_span_of(bytes, (size_t)n));
-    free(bytes);
-    if (id >= 0)
-        show(l, o, (size_t)id, (size_t)id + 1);
-    else
-        cli_note("%s: no piece '%s' among %zu", cli_name(), o->find, l->v->n_pieces);
-    return id >= 0 ? CLI_OK : CLI_DIFFERENT;
-}
-
-static void print_summary(const struct lm_vocab *v)
-{
-    cli_note("%s: %zu pieces, %zu merges, %s%s%s from %s; BOS %lld%s, EOS %lld%s", cli_name(), v->n_pieces,
-             v->n_merges, v->algo == LM_VOCAB_SPM_BPE ? "SentencePiece BPE" : "byte-level BPE", v->pre[0] ? " " : "",
-             v->pre, v->source, (long long)v->bos_id, v->add_bos ? " (added)" : "", (long long)v->eos_id,
-             v->add_eos ? " (added)" : "");
-}
-
-static int run(struct listing *l, const struct options *o, struct lm_err *e)
-{
-    if (rank_pieces(l, e) < 0)
-        return -1;
-    if (o->find)
-        return find(l, o, e);
-    if (o->merges && l->v->n_merges == 0)
-        return lm_err_set(e, LM_UNSUPPORTED, "this vocabulary has no list of merges: SentencePiece orders them by score");
-    size_t n = o->merges ? l->v->n_merges : l->v->n_pieces;
-    if (o->id != NO_ID && o->id >= n)
-        return lm_err_set(e, LM_USAGE, "--id %llu: there are %zu, from 0", (unsigned long long)o->id, n);
-    if (l->terminal && !o->json)
-        print_summary(l->v);
-    show(l, o, o->id != NO_ID ? (size_t)o->id : 0, o->id != NO_ID ? (size_t)o->id + 1 : n);
-    return CLI_OK;
-}
-
+#define AT(f) offsetof(struct vocab_options, f)
 static const struct cli_opt opts[] = {
-    {"find", 0, CLI_STRING, "PIECE", offsetof(struct options, find),
-     "show only the piece with this text (escaped or not); exit 1 if there is none", NULL},
-    {"id", 0, CLI_UINT64, "N", offsetof(struct options, id), "show only this id (with --merges: this rank)", NULL},
-    {"merges", 0, CLI_FLAG, NULL, offsetof(struct options, merges), "show the merges instead of the pieces", NULL},
-    {"json", 0, CLI_FLAG, NULL, offsetof(struct options, json), "print JSON", NULL},
+    {"id", 0, CLI_UINT64, "N", AT(id), "Only this id (with --merges: this rank).", NULL},
+    {"find", 0, CLI_STRING, "TEXT", AT(find),
+     "Only the piece that is stored so, or else those that stand for this text; exit code 1 if there is none.", NULL},
+    {"regex", 0, CLI_STRING, "RE", AT(regex),
+     "Only pieces whose text matches (PCRE2, with Unicode; spaces are spaces); exit code 1 if there is none.", NULL},
+    {"merges", 0, CLI_FLAG, NULL, AT(merges), "The merges instead of the pieces.", NULL},
+    {"stats", 0, CLI_FLAG, NULL, AT(stats), "Kinds, lengths, scripts, duplicates, pieces that no text gives.", NULL},
+    {"diff", 0, CLI_FLAG, NULL, AT(diff), "What differs between two vocabularies; exit code 1 if anything does.", NULL},
+    {"all", 0, CLI_FLAG, NULL, AT(all), "With --diff, all lines instead of 20 of each kind.", NULL},
+    {"form", 0, CLI_CHOICE, NULL, AT(form), "How a piece is printed (default: tsv).", forms},
+    {"json", 0, CLI_FLAG, NULL, AT(json), "Print JSON.", NULL},
+    {"encoding", 0, CLI_STRING, "NAME", AT(rank_file.encoding), "Of a .tiktoken file: cl100k_base, o200k_base, gpt2, "
+     "llama3 ... (default: by its name and size).", NULL},
+    {"pattern", 0, CLI_STRING, "RE", AT(rank_file.pattern), "The regex that splits words, for a .tiktoken file that no "
+     "encoding fits.", NULL},
+    {"to", 0, CLI_STRING, "PATH", AT(to), "Write NAME.tiktoken, NAME.txt (one piece a line), or else a folder with "
+     "vocab.json and merges.txt.", NULL},
+    {"force", 0, CLI_FLAG, NULL, AT(force), "Let --to replace files.", NULL},
     {0},
 };
 
 static const struct cli_cmd cmd = {
     .name = "lm-vocab",
-    .brief = "show the vocabulary of a model",
-    .synopsis = "MODEL",
-    .about = "MODEL is a checkpoint, its directory, or a tokenizer file (tokenizer.model, tokenizer.json, vocab.json).\n\n"
+    .brief = "show the vocabulary of a model, its statistics, or how two differ",
+    .synopsis = "MODEL [OTHER]",
+    .about = "MODEL is a checkpoint, its directory, or a tokenizer file.\n\n"
              "One line a piece: id, piece, kind, and its score (SentencePiece) or the rank of the merge that makes it "
-             "(byte-level BPE, - if none does), separated by tabs unless shown on a terminal. The piece is as stored: "
-             "U+2581 stands for a space in SentencePiece, other letters stand for bytes in byte-level BPE. A backslash "
-             "is written \\\\ and every byte that cannot be shown \\xNN, so the bytes can be recovered exactly.\n\n"
+             "(- if none does), separated by tabs unless shown on a terminal. The piece is as stored: U+2581 stands for "
+             "a space in SentencePiece, other letters stand for bytes in byte-level BPE. A backslash is written \\\\ and "
+             "every byte that cannot be shown \\xNN, so the bytes can be recovered exactly. --form llama.cpp prints the "
+             "text that a piece stands for.\n\n"
              "--merges: rank, left, right, id of the result.\n\n"
+             "--stats: a piece is unreachable when the text it stands for, alone or behind other text, never gives it. "
+             "Scripts are those of Unicode.\n\n"
+             "--diff MODEL OTHER: pieces are matched by their text: removed, added, moved to another id, with another "
+             "kind, score or flag; merges; settings.\n\n"
              "--json: an object with algorithm, source, n_pieces, n_merges, bos_id, eos_id, unk_id, pad_id (null if "
              "none), add_bos, add_eos, pre, and either pieces (objects with id, piece, kind, score or rank, special, "
-             "added) or merges (objects with rank, left, right, result).",
+             "added) or merges (objects with rank, left, right, result); with --stats kinds, n_single_bytes, "
+             "mean_bytes, mean_chars, n_of_length, scripts, duplicates, unreachable, n_partial, longest, tokens; with "
+             "--diff equal, a, b, counts, pieces, merges, settings.",
     .opts = opts,
     .examples = "  $ lm-vocab model.gguf | grep kot\n"
                 "  $ lm-vocab tokenizer.model --find ' pan'\n"
-                "  $ lm-vocab model/ --merges --id 0",
+                "  $ lm-vocab model/ --regex '^ ?[0-9]+$'\n"
+                "  $ lm-vocab model/ --merges --id 0\n"
+                "  $ lm-vocab model.gguf --stats\n"
+                "  $ lm-vocab --diff base/ tuned/\n"
+                "  $ lm-vocab model.gguf --to cl.tiktoken",
     .min_args = 1,
-    .max_args = 1,
+    .max_args = 2,
 };
+
+static int rank_pieces(struct vocab_job *j, struct lm_err *e)
+{
+    j->ranks = malloc((j->v->n_pieces + 1) * sizeof *j->ranks);
+    if (!j->ranks)
+        return lm_err_set(e, LM_NOMEM, "no memory for %zu pieces", j->v->n_pieces);
+    memset(j->ranks, 0xff, j->v->n_pieces * sizeof *j->ranks);
+    for (size_t i = j->v->n_merges; i-- > 0;)
+        j->ranks[j->v->merges[i].result] = (uint32_t)i;
+    return 0;
+}
+
+static int write_files(struct vocab_job *j, struct lm_err *e)
+{
+    const char *what;
+
+    if (vocab_need_tokenizer(j, e) < 0 || lm_vocab_write(j->v, j->t, j->o->to, j->o->force, &what, e) < 0)
+        return -1;
+    cli_note("%s: wrote %s (%s)", cli_name(), j->o->to, what);
+    if (j->v->pre_pattern.size && strcmp(j->v->pre, "gpt-2") != 0)
+        cli_note("%s: such files do not say how a text is split into words; the pattern of this vocabulary is that of %s",
+                 cli_name(), j->v->pre[0] ? j->v->pre : "no model known by name");
+    return CLI_OK;
+}
+
+static int check_options(const struct vocab_options *o, int n, struct lm_err *e)
+{
+    int n_jobs = o->stats + o->diff + (o->to != NULL) + (o->find || o->regex || o->id != VOCAB_NO_ID || o->merges);
+
+    if (n_jobs > 1)
+        return lm_err_set(e, LM_USAGE, "--stats, --diff, --to and looking up exclude each other");
+    if ((o->find != NULL) + (o->regex != NULL) + (o->id != VOCAB_NO_ID) > 1)
+        return lm_err_set(e, LM_USAGE, "--id, --find and --regex exclude each other");
+    if (o->merges && (o->find || o->regex))
+        return lm_err_set(e, LM_USAGE, "--find and --regex look for pieces, not merges");
+    if (o->diff != (n == 2))
+        return lm_err_set(e, LM_USAGE, o->diff ? "--diff takes two models" : "two models given; --diff compares them");
+    if (o->form != VOCAB_TSV && (o->json || o->merges))
+        return lm_err_set(e, LM_USAGE, "--form goes with neither --json nor --merges");
+    return 0;
+}
+
+static int run(struct vocab_job *j, char **argv, struct lm_err *e)
+{
+    if (j->o->diff)
+        return vocab_diff(j, argv[1], argv[2], e);
+    if (rank_pieces(j, e) < 0)
+        return -1;
+    return j->o->stats ? vocab_stats(j, e) : j->o->to ? write_files(j, e) : vocab_list(j, e);
+}
 
 int main(int argc, char **argv)
 {
-    struct options o = {.id = NO_ID};
-    struct listing l = {0};
-    struct lm_vocab *v;
+    struct vocab_options o = {.id = VOCAB_NO_ID};
+    struct vocab_job j = {.o = &o};
+    struct lm_vocab *v = NULL;
     struct lm_err e;
+    int n = cli_parse(&cmd, argc, argv, &o);
+    int rc = check_options(&o, n, &e);
 
-    cli_parse(&cmd, argc, argv, &o);
-    if (lm_vocab_open(&v, argv[1], &e) < 0)
-        return cli_fail(&e);
-    l.v = v;
-    l.terminal = isatty(1);
-    int rc = run(&l, &o, &e);
+    if (rc == 0)
+        rc = lm_vocab_open_with(&v, argv[1], &o.rank_file, &e);
+    j.v = v;
+    j.terminal = isatty(1);
+    if (rc == 0)
+        rc = run(&j, argv, &e);
     if (rc < 0)
         rc = cli_fail(&e);
-    free(l.ranks);
-    free(l.buf);
+    lm_tokenizer_free(j.t);
+    free(j.ranks);
+    free(j.buf);
+    free(j.bytes);
     lm_vocab_free(v);
     return cli_finish(rc);
 }

@@ -5,11 +5,11 @@
 #include "cmd/cli_engine.h"
 
 struct trace_opts {
-    const char *file;
+    const char *file, *html;
     int token;             /* position to follow; -1: the last */
     int top;               /* next tokens to show */
     struct cli_engine_opts engine;
-    bool special, json;
+    bool special, json, force;
 };
 
 enum { TRACE_LOOKS = 3, TRACE_FIRST = 8 /* numbers of a vector that are shown */ };
@@ -50,5 +50,8 @@ const char *trace_shape(const struct trace *t, enum lm_role r, int layer, char *
 
 void trace_print(const struct trace *t);   /* trace_print.c */
 json_t *trace_json(const struct trace *t); /* trace_json.c */
+json_t *trace_piece_json(const struct trace *t, int32_t id); /* decoded, spaces as they are; null past the vocabulary */
+/* Runs the text once more, token by token, and writes the page; trace_html.c. */
+int trace_write_html(struct trace *t, struct lm_err *e);
 
 #endif

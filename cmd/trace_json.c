@@ -4,8 +4,7 @@
 
 #include "cmd/trace.h"
 
-/* A piece as text: decoded, spaces as they are. */
-static json_t *piece_json(const struct trace *t, int32_t id)
+json_t *trace_piece_json(const struct trace *t, int32_t id)
 {
     uint8_t bytes[512];
 
@@ -38,7 +37,7 @@ static json_t *tokens_json(const struct trace *t)
     json_t *a = json_array();
 
     for (size_t i = 0; i < t->ids.n; i++)
-        json_array_append_new(a, json_pack("{si so}", "id", (int)t->ids.ids[i], "piece", piece_json(t, t->ids.ids[i])));
+        json_array_append_new(a, json_pack("{si so}", "id", (int)t->ids.ids[i], "piece", trace_piece_json(t, t->ids.ids[i])));
     return a;
 }
 
@@ -126,7 +125,7 @@ json_t *trace_json(const struct trace *t)
 
     for (size_t i = 0; i < t->n_next; i++)
         json_array_append_new(next, json_pack("{si so so}", "id", (int)t->next[i].id, "piece",
-                                              piece_json(t, t->next[i].id), "p", cli_json_real(t->next[i].p)));
+                                              trace_piece_json(t, t->next[i].id), "p", cli_json_real(t->next[i].p)));
     json_object_set_new(o, "tokens", tokens_json(t));
     json_object_set_new(o, "token", json_integer((json_int_t)t->at));
     json_object_set_new(o, "embedding", embedding_json(t));

@@ -3,25 +3,22 @@
 #define CMD_VERIFY_H
 
 #include "cmd/cli_engine.h"
+#include "gpu/compare.h"
 
 struct verify_opts {
-    const char *text, *reference;
+    const char *text, *reference, *report;
     uint64_t tokens;          /* 0: all of the text */
     double max_kld, max_diff; /* < 0: the default */
     int per_position;         /* 0 folded, 1 full, 2 none */
     struct cli_engine_opts engine;
-    bool json;
+    bool json, truth, force;
 };
 
-enum { VERIFY_ROOM = 32 << 20 }; /* bytes of each buffer of logits or hidden states */
-#define VERIFY_NONE (-2)
-
-/* One position, finished. */
-struct verify_position { int32_t id, top_a, top_b; struct lm_divergence d; };
-
-/* What a layer does to its input, compared: norm of the difference over norm of
- * what A's layer adds, and how much of that the dtypes explain. */
-struct verify_layer { double error, bound; };
+enum {
+    VERIFY_ROOM = 32 << 20,    /* bytes of each buffer of logits */
+    VERIFY_HIDDEN = 256 << 20, /* bytes of hidden states that are kept */
+    VERIFY_BUCKETS = 4
+};
 
 struct verify {
     struct verify_opts o;
@@ -31,32 +28,54 @@ struct verify {
     const struct lm_tensor *ref_logits;
     struct lm_ids ids;
     uint32_t vocab, n_layers, d_model, window; /* window: positions before the context starts anew */
-    struct verify_position *positions;         /* one an id */
-    struct verify_layer *layers; /* [n_layers + 1]: the embedding, then the layers; NULL: not compared */
+
+    struct lm_tally all, bucket[VERIFY_BUCKETS];
+    double *kld;                    /* [ids.n] */
+    struct lm_position *positions;  /* [ids.n], when each is to be printed; else NULL */
+
+    struct lm_layer_error *layers;  /* [n_layers + 1]: the embedding, then the layers; NULL: not compared */
     const char *why_no_layers;
-    int first_divergent;         /* -1 the embedding, or VERIFY_NONE */
-    double weight_error;         /* relative, that the dtypes explain */
-    struct lm_divergence all;
-    double max_kld, max_diff;    /* in force; infinite: not checked */
+    float *hidden;                  /* [n_layers + 1, n_probed, d_model] of A or the reference */
+    size_t n_probed;
+    int first_divergent;            /* -1 the embedding, or LM_NOWHERE */
+    struct lm_departure where;      /* when has_where */
+    struct lm_diagnosis *why;       /* NULL: nothing to explain, or no model B */
+    bool has_where;
+
+    double weight_error;            /* relative, that the dtypes explain */
+    double max_kld, max_diff;       /* in force; infinite: not checked */
     bool failed;
 };
+
+static inline struct lm_side verify_side(const struct cli_loaded *l)
+{
+    return (struct lm_side){l->model, l->engine, l->session};
+}
 
 /* ---- verify_ids.c: the tokens that both are run over. */
 int verify_find_ids(struct verify *v, struct lm_err *e);
 int verify_reference_open(struct verify *v, struct lm_err *e); /* ids and logits; called before the engine is made */
 
-/* ---- verify_layers.c */
-/* Relative error of weights stored as d (root of mean squares). */
-double verify_dtype_error(enum lm_dtype d);
-/* Fills weight_error and the layers' bounds. */
-void verify_find_bounds(struct verify *v);
-/* Mean KLD that weights with this error may cause. */
-double verify_default_max_kld(double weight_error);
-/* Fills the layers' errors and first_divergent. */
-int verify_probe_layers(struct verify *v, struct lm_err *e);
+/* ---- verify_run.c: both in lock step over the ids; fills the tallies. */
+int verify_run(struct verify *v, struct lm_err *e);
+/* Positions of bucket i: [from, to); false when the window does not reach it. */
+bool verify_bucket(const struct verify *v, int i, size_t *from, size_t *to);
+struct verify_quantiles { double median, p99; };
+struct verify_quantiles verify_kld_quantiles(const struct verify *v, int bucket); /* -1: all */
 
-/* ---- verify_print.c */
+/* ---- verify_layers.c */
+/* Fills the layers and first_divergent, over so many positions at most; a second call replaces the first's. */
+int verify_probe_layers(struct verify *v, size_t n_most, struct lm_err *e);
+/* When the two differ by more than is explained: operation, head, position and cause. */
+int verify_explain(struct verify *v, struct lm_err *e);
+
+/* ---- verify_truth.c: one model's modes of computing against the pass in double; the exit code. */
+int verify_truth(struct verify *v, struct lm_err *e);
+
+/* ---- verify_print.c, verify_json.c, verify_html.c */
+const char *verify_layer_name(int layer, char *buf, size_t size);
 void verify_print(const struct verify *v);
 json_t *verify_json(const struct verify *v);
+int verify_write_html(const struct verify *v, struct lm_err *e);
 
 #endif

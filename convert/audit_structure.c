@@ -10,6 +10,9 @@ static unsigned row_dims(const struct lm_audit *a, const struct lm_arch_row *r, 
 {
     unsigned n = 0;
 
+    /* Canonical order changes what is permuted or transposed; parts of tensors stay as they are. */
+    if (a->canons->naming == LM_NAMES_HF && r->transform >= LM_T_GROUP_QKV)
+        return lm_row_shape(r, &a->config, LM_NAMES_HF, shape);
     for (; n < 4 && r->shape[n] != LM_DIM_NONE; n++)
         shape[n] = lm_config_dim(&a->config, r->shape[n]);
     return n;
@@ -17,9 +20,9 @@ static unsigned row_dims(const struct lm_audit *a, const struct lm_arch_row *r, 
 
 static const struct lm_arch_row *row_of(const struct lm_audit *a, const struct lm_audit_tensor *t)
 {
-    int layer;
+    int layer, expert;
 
-    return lm_arch_match(a->config.arch, a->canons->naming, t->t->name, &layer);
+    return lm_arch_match_next(a->config.arch, &a->config, a->canons->naming, t->t->name, NULL, &layer, &expert);
 }
 
 static void check_shape(struct lm_audit *a, size_t i)
@@ -51,11 +54,11 @@ static void check_shape(struct lm_audit *a, size_t i)
 
 /* ---- presence */
 
-static bool is_required(const struct lm_audit *a, const struct lm_arch_row *r)
+static bool is_required(const struct lm_audit *a, const struct lm_arch_row *r, int layer)
 {
     bool optional = r->flags & LM_ROW_OPTIONAL;
 
-    if (r->flags & (LM_ROW_DROPPED | LM_ROW_GGUF_ONLY))
+    if (r->flags & (LM_ROW_DROPPED | LM_ROW_GGUF_ONLY | LM_ROW_ALIAS) || !lm_row_applies(r, &a->config, layer))
         return false;
     switch (r->role) {
     case LM_ROLE_OUTPUT: return false; /* head-absent */
@@ -77,8 +80,12 @@ static bool *present(const struct lm_audit *a)
 
     for (size_t i = 0; there && i < a->n_tensors; i++) {
         const struct lm_audit_tensor *t = &a->tensors[i];
-        if (t->known && t->layer < (int)a->config.n_layers)
-            there[(size_t)(t->layer + 1) * LM_N_ROLES + (size_t)t->role] = true;
+        const struct lm_arch_row *r = NULL;
+        int layer, expert;
+        while (t->known && (r = lm_arch_match_next(a->config.arch, &a->config, a->canons->naming, t->t->name, r, &layer,
+                                                   &expert)))
+            if (layer < (int)a->config.n_layers) /* of several rows: gate and up in one */
+                there[(size_t)(layer + 1) * LM_N_ROLES + (size_t)r->role] = true;
     }
     return there;
 }
@@ -99,7 +106,7 @@ static void check_present(struct lm_audit *a)
     for (size_t r = 0; there && r < arch->n_rows; r++) {
         bool per_layer = strchr(arch->rows[r].gguf ? arch->rows[r].gguf : arch->rows[r].hf, '#') != NULL;
         for (int l = per_layer ? 0 : -1; l < (per_layer ? (int)a->config.n_layers : 0); l++)
-            if (is_required(a, &arch->rows[r]) && !there[(size_t)(l + 1) * LM_N_ROLES + (size_t)arch->rows[r].role] &&
+            if (is_required(a, &arch->rows[r], l) && !there[(size_t)(l + 1) * LM_N_ROLES + (size_t)arch->rows[r].role] &&
                 lm_arch_row_name(&arch->rows[r], a->canons->naming, l, name, sizeof name))
                 lmc_found(a, LM_RULE_tensor_missing, name, "the architecture needs it (%s)",
                           lm_role_name(arch->rows[r].role));

@@ -3,7 +3,8 @@
  * Each is written without a name (O_TMPFILE) or, where the file system cannot,
  * under a hidden one; space is taken before any work; fsync, then the names,
  * then fsync of the folder.  The last file added is the commit record: its
- * name appears after the others are durable. */
+ * name appears after the others are durable.  Work that survives (journal.h)
+ * has its files in a folder of its own, and abort leaves them there. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "convert/convert.h"
+#include "convert/commit.h"
 
 struct out_file {
     char *name;
@@ -27,6 +28,8 @@ struct lm_commit {
     const char *at, *slash; /* how messages begin a path: "dir", "/"; nothing for the working folder */
     int dirfd;
     bool force, made_dir;
+    char *kept;             /* folder of the files that survive; NULL: none does */
+    bool naming;            /* all are complete there: some may have their names already */
     struct out_file *files;
     size_t n_files;
 };
@@ -135,6 +138,25 @@ static int open_new(struct lm_commit *c, struct out_file *f, struct lm_err *e)
     return fail_errno(c, f->name, "cannot write in this folder", e);
 }
 
+/* The i-th file in the folder that survives, as somebody may have begun it. */
+static int open_kept(struct lm_commit *c, struct out_file *f, struct lm_err *e)
+{
+    int how = O_RDWR | O_NOFOLLOW | O_CLOEXEC | (c->naming ? 0 : O_CREAT);
+
+    if (asprintf(&f->hidden, "%s/%zu", c->kept, (size_t)(f - c->files)) < 0) {
+        f->hidden = NULL;
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    }
+    f->fd = openat(c->dirfd, f->hidden, how, 0666);
+    if (f->fd < 0 && c->naming && errno == ENOENT) {
+        free(f->hidden);
+        f->hidden = NULL;
+        f->visible = f->replaces = true; /* named before the crash */
+        f->fd = openat(c->dirfd, f->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    }
+    return f->fd < 0 ? fail_errno(c, f->name, "cannot write in this folder", e) : 0;
+}
+
 /* The exact size at once: a full disk is known before any work. */
 static int reserve(const struct lm_commit *c, const struct out_file *f, uint64_t n, struct lm_err *e)
 {
@@ -155,10 +177,26 @@ static int reserve(const struct lm_commit *c, const struct out_file *f, uint64_t
     return 0;
 }
 
+int lmc_commit_keep(struct lm_commit *c, const char *folder, bool naming, struct lm_err *e)
+{
+    c->kept = strdup(folder);
+    c->naming = naming;
+    return c->kept ? 0 : lm_err_set(e, LM_NOMEM, "out of memory");
+}
+
+int lmc_commit_sync(const struct lm_commit *c, struct lm_err *e)
+{
+    for (size_t i = 0; i < c->n_files; i++)
+        if (fsync(c->files[i].fd) < 0)
+            return fail_errno(c, c->files[i].name, "cannot be written to the disk", e);
+    return 0;
+}
+
 int lm_commit_add(struct lm_commit *c, const char *name, uint64_t n_bytes, int *fd, struct lm_err *e)
 {
     struct stat old;
     struct out_file *bigger, *f;
+    struct stat now;
 
     if (!*name || strchr(name, '/') || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return lm_err_set(e, LM_USAGE, "\"%s\" cannot be the name of a file", name);
@@ -168,15 +206,26 @@ int lm_commit_add(struct lm_commit *c, const char *name, uint64_t n_bytes, int *
     c->files = bigger;
     f = &c->files[c->n_files];
     *f = (struct out_file){.fd = -1};
-    if (check_destination(c, name, &old, &f->replaces, e))
+    if (c->naming)
+        f->replaces = fstatat(c->dirfd, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
+    else if (check_destination(c, name, &old, &f->replaces, e))
         return -1;
     f->name = strdup(name);
     if (!f->name)
         return lm_err_set(e, LM_NOMEM, "out of memory");
     c->n_files++;
-    if (open_new(c, f, e) || reserve(c, f, n_bytes, e))
+    if (c->kept ? open_kept(c, f, e) : open_new(c, f, e))
         return -1;
-    if (f->replaces && S_ISREG(old.st_mode) && fchmod(f->fd, old.st_mode & 0777) < 0)
+    if (fstat(f->fd, &now) < 0)
+        return fail_errno(c, name, "cannot examine", e);
+    if (c->naming && f->hidden && check_destination(c, name, &old, &f->replaces, e))
+        return -1;
+    if (c->naming && (uint64_t)now.st_size != n_bytes)
+        return lm_err_set(e, LM_IO, "%s%s%s: was not finished, and is not what was to be finished: remove the folder %s to "
+                          "begin again", c->at, c->slash, name, c->kept);
+    if (!c->naming && (!c->kept || (uint64_t)now.st_size != n_bytes) && reserve(c, f, n_bytes, e))
+        return -1;
+    if (f->replaces && !f->visible && S_ISREG(old.st_mode) && fchmod(f->fd, old.st_mode & 0777) < 0)
         return fail_errno(c, name, "cannot set the permissions", e);
     *fd = f->fd;
     return 0;
@@ -228,6 +277,8 @@ static int show(struct lm_commit *c, struct out_file *f, struct lm_err *e)
 {
     int rc;
 
+    if (f->visible)
+        return 0;
     if (!f->hidden && f->replaces && give_hidden_name(c, f) < 0)
         return fail_errno(c, f->name, "cannot name the finished file", e);
     if (!f->hidden)
@@ -256,9 +307,8 @@ static int sync_folder(const struct lm_commit *c, struct lm_err *e)
 
 static int make_durable(struct lm_commit *c, struct lm_err *e)
 {
-    for (size_t i = 0; i < c->n_files; i++)
-        if (fsync(c->files[i].fd) < 0)
-            return fail_errno(c, c->files[i].name, "cannot be written to the disk", e);
+    if (lmc_commit_sync(c, e))
+        return -1;
     for (size_t i = 0; i < c->n_files; i++) {
         if (i > 0 && i + 1 == c->n_files && sync_folder(c, e))
             return -1;
@@ -279,6 +329,7 @@ static void release(struct lm_commit *c)
     if (c->dirfd >= 0)
         close(c->dirfd);
     free(c->files);
+    free(c->kept);
     free(c->dir);
     free(c);
 }
@@ -289,9 +340,9 @@ void lm_commit_abort(struct lm_commit *c)
         return;
     for (size_t i = 0; i < c->n_files; i++) {
         struct out_file *f = &c->files[i];
-        if (f->hidden)
+        if (f->hidden && !c->kept)
             unlinkat(c->dirfd, f->hidden, 0);
-        if (f->visible && !f->replaces)
+        if (f->visible && !f->replaces && !c->kept)
             unlinkat(c->dirfd, f->name, 0);
     }
     if (c->made_dir)

@@ -7,6 +7,7 @@
 
 #include "convert/diff_values.h"
 #include "convert/plan.h"
+#include "libmodel/vocab_parts.h"
 
 enum { SHOWN = 200, MAX_PIECES_SHOWN = 8 };
 
@@ -211,10 +212,8 @@ static int piece_notes(struct lm_diff *d, const struct lm_vocab *a, const struct
 
 static int vocab_notes(struct lm_diff *d, const struct lm_vocab *a, const struct lm_vocab *b)
 {
-    static const char *const algos[] = {"SentencePiece BPE", "byte BPE"};
-
     if (a->algo != b->algo)
-        return add_note(d, "tokenizer", "algorithm", algos[a->algo], algos[b->algo]);
+        return add_note(d, "tokenizer", "algorithm", lm_vocab_algo_name(a->algo), lm_vocab_algo_name(b->algo));
     if (count_note(d, "bos_id", a->bos_id, b->bos_id) || count_note(d, "eos_id", a->eos_id, b->eos_id) ||
         count_note(d, "add_bos", a->add_bos, b->add_bos) || count_note(d, "add_eos", a->add_eos, b->add_eos) ||
         (a->algo == LM_VOCAB_BYTE_BPE && count_note(d, "merges", (int64_t)a->n_merges, (int64_t)b->n_merges)))

@@ -44,6 +44,9 @@ static int set_known(struct lmc_canons *c, struct lmc_canon *x, const struct lm_
         x->derived = "computed from the configuration";
     if (c->naming == LM_NAMES_HF)
         set_order(c, &x->it, row->transform);
+    /* Parts of tensors (experts, fused halves) have no canonical whole yet: they keep their own names. */
+    if (c->naming == LM_NAMES_HF && row->transform >= LM_T_GROUP_QKV)
+        return 0;
     if (!lm_arch_row_name(row, LM_NAMES_GGUF, x->it.layer, name, sizeof name))
         return 0; /* dropped rows have no other name */
     x->name = lm_arena_str(&c->arena, lm_span_str(name));

@@ -99,19 +99,26 @@ bool lmc_is_safetensors(const struct lm_format *f)
 
 const char *lmc_default_base(const struct lm_plan *p)
 {
-    return lmc_to_gguf(p) ? "model.gguf" : lmc_is_safetensors(p->req.to) ? "model.safetensors" : "model.npz";
+    return lmc_to_gguf(p) ? "model.gguf" : lmc_is_safetensors(p->req.to) ? "model.safetensors"
+                                                          : strcmp(p->req.to->name, "h5") == 0 ? "model.h5"
+           : strcmp(p->req.to->name, "keras") == 0 ? "model.weights.h5" : "model.npz";
+}
+
+bool lmc_keeps(const struct lm_plan *p)
+{
+    return p->req.to->carries && !lmc_to_gguf(p);
 }
 
 bool lmc_renames(const struct lm_plan *p)
 {
-    return p->bind && p->bind->naming != (lmc_to_gguf(p) ? LM_NAMES_GGUF : LM_NAMES_HF);
+    return p->bind && !lmc_keeps(p) && p->bind->naming != (lmc_to_gguf(p) ? LM_NAMES_GGUF : LM_NAMES_HF);
 }
 
 enum lm_action lm_plan_action(const struct lm_plan_item *it)
 {
     if (!it->src)
         return LM_ACTION_MAKE;
-    if (it->src->dtype == it->dtype)
+    if (it->src->dtype == it->dtype && it->transform != LM_T_PLUS_ONE)
         return LM_ACTION_COPY;
     return lm_dtype_info(it->dtype)->kind == LM_KIND_QUANT ? LM_ACTION_QUANTIZE : LM_ACTION_CAST;
 }
@@ -122,7 +129,7 @@ uint64_t lm_plan_elems(const struct lm_plan_item *it)
 
     for (unsigned i = 0; i < it->n_dims; i++)
         n *= it->shape[i]; /* the source's product was checked, and made ones are small */
-    return it->src ? it->src->n_elems : n;
+    return it->src && !it->n_pieces ? it->src->n_elems : n;
 }
 
 /* ---- one tensor */
@@ -132,10 +139,26 @@ static void drop(struct lm_plan *p, const struct lm_tensor *t, const char *why)
     p->drops[p->n_drops++] = (struct lm_plan_drop){t, why};
 }
 
+struct lm_plan_item *lmc_new_item(struct lm_plan *p)
+{
+    if (p->n_items == p->items_room) {
+        size_t room = p->items_room + p->items_room / 2 + 16;
+        struct lm_plan_item *bigger = reallocarray(p->items, room, sizeof *bigger);
+        if (!bigger)
+            return NULL;
+        p->items = bigger;
+        p->items_room = room;
+    }
+    p->items[p->n_items] = (struct lm_plan_item){.layer = -1};
+    return &p->items[p->n_items++];
+}
+
 static struct lm_plan_item *add_item(struct lm_plan *p, const struct lm_tensor *t)
 {
-    struct lm_plan_item *it = &p->items[p->n_items++];
+    struct lm_plan_item *it = lmc_new_item(p);
 
+    if (!it)
+        return NULL;
     *it = (struct lm_plan_item){.src = t, .dtype = t->dtype, .n_dims = t->n_dims, .layer = -1, .role = LM_ROLE_IGNORED};
     memcpy(it->shape, t->shape, sizeof it->shape);
     /* GGUF has no scalars. */
@@ -168,6 +191,8 @@ static int set_transform(struct lm_plan *p, struct lm_plan_item *it, const struc
         if (it->n_dims == 0 || it->n_heads == 0 || outer % (2 * (uint64_t)it->n_heads) != 0)
             break;
         return 0;
+    default: /* no change of order, or pieces */
+        return 0;
     }
     return lm_err_set(e, LM_MISMATCH, "tensor '%s': \"%s\" does not fit its shape", it->src->name,
                       lm_transform_name(row->transform));
@@ -182,6 +207,8 @@ static int plan_unknown(struct lm_plan *p, const struct lm_tensor *t, struct lm_
                           "be lost: --allow-unknown carries it under its own name", t->name,
                           p->bind->config.arch->name, p->bind->n_unknown);
     it = add_item(p, t);
+    if (!it)
+        return lmc_nomem(e);
     it->name = lm_arena_str(&p->arena, lm_span_str(t->name));
     return it->name ? 0 : lmc_nomem(e);
 }
@@ -205,54 +232,131 @@ static int fold_rope_freqs(struct lm_plan *p, const struct lm_tensor *t, struct 
     return 0;
 }
 
-static int plan_tensor(struct lm_plan *p, size_t i, struct lm_err *e)
+/* The divisors of longrope come back as lists of config.json. */
+static int fold_long_factors(struct lm_plan *p, const struct lm_tensor *t, enum lm_role role, struct lm_err *e)
 {
-    const struct lm_tensor *t = lm_model_tensor(p->src, i);
-    const struct lm_bound *b = p->bind ? &p->bind->of[i] : NULL;
-    char name[512];
-    struct lm_plan_item *it;
+    double *x = lm_arena_array(&p->arena, t->n_elems + 1, sizeof *x);
+    float v;
 
-    if (!b || !b->row)
-        return plan_unknown(p, t, e);
-    if (lmc_renames(p) && (b->row->flags & LM_ROW_DROPPED))
-        return drop(p, t, b->row->why), 0;
-    if (lmc_renames(p) && (b->row->flags & LM_ROW_GGUF_ONLY) && !lmc_to_gguf(p) && b->row->role == LM_ROLE_ROPE_FREQS &&
-        fold_rope_freqs(p, t, e))
-        return -1;
-    if (lmc_renames(p) && (b->row->flags & LM_ROW_GGUF_ONLY) && !lmc_to_gguf(p))
-        return drop(p, t, b->row->why ? b->row->why : "folded into rope_scaling of config.json"), 0;
-    it = add_item(p, t);
-    it->role = b->row->role;
-    it->layer = b->layer;
+    if (!x)
+        return lmc_nomem(e);
+    for (uint64_t i = 0; i < t->n_elems; i++) {
+        if (lm_tensor_to_f32(t, i, 1, &v, e) < 0)
+            return -1;
+        x[i] = (double)v;
+    }
+    *(role == LM_ROLE_ROPE_LONG ? &p->bind->config.rope_long : &p->bind->config.rope_short) = x;
+    return 0;
+}
+
+static int fold(struct lm_plan *p, const struct lm_tensor *t, enum lm_role role, struct lm_err *e)
+{
+    if (role == LM_ROLE_ROPE_FREQS)
+        return fold_rope_freqs(p, t, e);
+    return role == LM_ROLE_ROPE_LONG || role == LM_ROLE_ROPE_SHORT ? fold_long_factors(p, t, role, e) : 0;
+}
+
+static int plan_whole(struct lm_plan *p, const struct lm_tensor *t, const struct lm_arch_row *row, int layer,
+                      struct lm_err *e)
+{
+    struct lm_plan_item *it = add_item(p, t);
+    char name[512];
+
+    if (!it)
+        return lmc_nomem(e);
+    it->role = row->role;
+    it->layer = layer;
     if (lmc_renames(p)) {
-        if (!lm_arch_row_name(b->row, lmc_to_gguf(p) ? LM_NAMES_GGUF : LM_NAMES_HF, b->layer, name, sizeof name))
+        if (!lm_arch_row_name(row, lmc_to_gguf(p) ? LM_NAMES_GGUF : LM_NAMES_HF, layer, name, sizeof name))
             return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' has no name in %s", t->name, p->req.to->title);
-        if (set_transform(p, it, b->row, e))
+        if (set_transform(p, it, row, e))
             return -1;
     }
     it->name = lm_arena_str(&p->arena, lm_span_str(lmc_renames(p) ? name : t->name));
     return it->name ? 0 : lmc_nomem(e);
 }
 
-/* llama3 scaling has no metadata keys in GGUF: its divisors are a tensor. */
+/* A tensor may be several rows': gate and up in one, keys and values in one. */
+static int plan_rows(struct lm_plan *p, const struct lm_tensor *t, struct lm_err *e)
+{
+    const struct lm_binding *b = p->bind;
+    const struct lm_arch_row *row = NULL;
+    int layer, expert;
+
+    while ((row = lm_arch_match_next(b->config.arch, &b->config, b->naming, t->name, row, &layer, &expert))) {
+        const struct lm_arch_row *as = lmc_to_gguf(p) ? row : lmc_spelling(p, row, layer);
+        if (lmc_is_boxed(as) ? lmc_plan_pieces(p, t, as, layer, expert, e) : plan_whole(p, t, as, layer, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int plan_tensor(struct lm_plan *p, size_t i, struct lm_err *e)
+{
+    const struct lm_tensor *t = lm_model_tensor(p->src, i);
+    const struct lm_bound *b = p->bind ? &p->bind->of[i] : NULL;
+
+    if (!b || !b->row)
+        return plan_unknown(p, t, e);
+    if (lmc_renames(p) && (b->row->flags & LM_ROW_DROPPED))
+        return drop(p, t, b->row->why), 0;
+    if (lmc_renames(p) && (b->row->flags & LM_ROW_GGUF_ONLY) && !lmc_to_gguf(p) && fold(p, t, b->row->role, e))
+        return -1;
+    if (lmc_renames(p) && (b->row->flags & LM_ROW_GGUF_ONLY) && !lmc_to_gguf(p))
+        return drop(p, t, b->row->why ? b->row->why : "folded into rope_scaling of config.json"), 0;
+    return lmc_renames(p) ? plan_rows(p, t, e) : plan_whole(p, t, b->row, b->layer, e);
+}
+
+static int make_divisors(struct lm_plan *p, enum lm_role role, const char *name, const char *why, float **out,
+                         struct lm_err *e)
+{
+    size_t n = p->bind->config.d_rope / 2;
+    float *made = lm_arena_array(&p->arena, n, sizeof *made);
+    struct lm_plan_item *it = made ? lmc_new_item(p) : NULL;
+
+    if (!it)
+        return lmc_nomem(e);
+    *it = (struct lm_plan_item){.made = made, .dtype = LM_F32, .n_dims = 1, .layer = -1, .role = role, .why = why,
+                                .name = lm_arena_str(&p->arena, lm_span_str(name))};
+    it->shape[0] = n;
+    *out = made;
+    return it->name ? 0 : lmc_nomem(e);
+}
+
+static int plan_long_factors(struct lm_plan *p, struct lm_err *e)
+{
+    const struct lm_config *c = &p->bind->config;
+    const struct { enum lm_role role; const char *name; const double *x; } sets[] = {
+        {LM_ROLE_ROPE_LONG, "rope_factors_long.weight", c->rope_long},
+        {LM_ROLE_ROPE_SHORT, "rope_factors_short.weight", c->rope_short},
+    };
+    float *made;
+
+    for (size_t i = 0; i < 2; i++) {
+        if (make_divisors(p, sets[i].role, sets[i].name, "divisors of longrope", &made, e))
+            return -1;
+        for (uint32_t j = 0; j < c->d_rope / 2; j++)
+            made[j] = (float)sets[i].x[j];
+    }
+    return 0;
+}
+
+/* llama3 and longrope scaling have no metadata keys in GGUF: their divisors are tensors. */
 static int plan_rope_freqs(struct lm_plan *p, struct lm_err *e)
 {
     const struct lm_config *c = p->bind ? &p->bind->config : NULL;
-    struct lm_plan_item *it;
     float *made;
 
-    if (!c || !lmc_renames(p) || !lmc_to_gguf(p) || c->scaling != LM_SCALING_LLAMA3)
+    if (!c || !lmc_renames(p) || !lmc_to_gguf(p))
         return 0;
-    made = lm_arena_array(&p->arena, c->d_rope / 2, sizeof *made);
-    if (!made)
-        return lmc_nomem(e);
+    if (c->scaling == LM_SCALING_LONGROPE)
+        return plan_long_factors(p, e);
+    if (c->scaling != LM_SCALING_LLAMA3)
+        return 0;
+    if (make_divisors(p, LM_ROLE_ROPE_FREQS, "rope_freqs.weight", "divisors of llama3 rope_scaling", &made, e))
+        return -1;
     lm_rope_llama3_divisors(c, made);
-    it = &p->items[p->n_items++];
-    *it = (struct lm_plan_item){.made = made, .dtype = LM_F32, .n_dims = 1, .layer = -1, .role = LM_ROLE_ROPE_FREQS,
-                                .name = lm_arena_str(&p->arena, lm_span_str("rope_freqs.weight")),
-                                .why = "divisors of llama3 rope_scaling"};
-    it->shape[0] = c->d_rope / 2;
-    return it->name ? 0 : lmc_nomem(e);
+    return 0;
 }
 
 /* ---- the whole */
@@ -261,7 +365,10 @@ static int bind_source(struct lm_plan *p, struct lm_err *e)
 {
     struct lm_config c;
     const char *why = NULL;
-    int rc = lm_config_read(&c, p->src, &why, e);
+    int rc = p->recast ? 2 : lm_config_read(&c, p->src, &why, e);
+
+    if (rc == 2) /* names and orders are the target's already */
+        return 0;
 
     if (rc < 0)
         return -1;
@@ -280,9 +387,11 @@ static int plan_items(struct lm_plan *p, struct lm_err *e)
 {
     size_t n = lm_model_n_tensors(p->src);
 
-    p->items = calloc(n + 1, sizeof *p->items);
+    p->items_room = n + 3;
+    p->items = calloc(p->items_room, sizeof *p->items);
     p->drops = calloc(n + 1, sizeof *p->drops);
-    if (!p->items || !p->drops)
+    p->joined = lm_map_new(n);
+    if (!p->items || !p->drops || !p->joined)
         return lmc_nomem(e);
     if (plan_rope_freqs(p, e))
         return -1;
@@ -291,6 +400,8 @@ static int plan_items(struct lm_plan *p, struct lm_err *e)
             return -1;
         p->n_src_bytes += lm_model_tensor(p->src, i)->n_bytes;
     }
+    if (lmc_check_pieces(p, e))
+        return -1;
     /* The mixing rules count in this order, and llama-quantize writes in it. */
     if (p->req.quantize && lmc_to_gguf(p))
         qsort(p->items, p->n_items, sizeof *p->items, by_mix_order);
@@ -315,6 +426,8 @@ static int check_request(const struct lm_request *r, struct lm_err *e)
         return lm_err_set(e, LM_USAGE, "%s can be read, not written", r->to->title);
     if (r->quantize && strcmp(r->to->name, "gguf") != 0)
         return lm_err_set(e, LM_USAGE, "quantized files are written as GGUF, not as %s", r->to->title);
+    if (r->compress && !r->to->compresses)
+        return lm_err_set(e, LM_USAGE, "%s files are not compressed; HDF5 is (--to h5)", r->to->title);
     if (!r->quantize && r->dtype >= 0 && !r->to->can_store((enum lm_dtype)r->dtype))
         return lm_err_set(e, LM_USAGE, "%s cannot store %s", r->to->title, lm_dtype_name((enum lm_dtype)r->dtype));
     return 0;
@@ -337,13 +450,50 @@ static int measure(struct lm_plan *p, struct lm_err *e)
     return 0;
 }
 
+static int note_assumed(struct lm_plan *p, struct lm_err *e)
+{
+    struct lm_span s;
+
+    if (lm_meta_get_str(lm_model_meta(p->src), LM_META_ASSUMED, &s, NULL) != 1)
+        return 0;
+    return lmc_note(p, e, "assumed: %.*s", (int)(s.size < 500 ? s.size : 500), (const char *)s.data);
+}
+
+/* Text, records, an optimizer's state: what is no tensor does not get lost in silence. */
+static int note_left_out(struct lm_plan *p, struct lm_err *e)
+{
+    enum { SHOWN = 5 };
+    size_t n = lm_model_n_left_out(p->src);
+
+    for (size_t i = 0; i < n && i < SHOWN; i++)
+        if (lmc_note(p, e, "left out: %s", lm_model_left_out(p->src, i)))
+            return -1;
+    return n > SHOWN ? lmc_note(p, e, "left out: %zu more that are no tensors (lm-list names them)", n - SHOWN) : 0;
+}
+
 static int fill(struct lm_plan *p, struct lm_err *e)
 {
-    if (check_request(&p->req, e) || bind_source(p, e) || plan_items(p, e) || lmc_plan_types(p, e))
+    if (note_left_out(p, e))
         return -1;
-    if (lmc_plan_meta(p, e) || lmc_plan_back(p, e) || lmc_plan_sides(p, e))
+    if (p->req.compress && lmc_note(p, e, "compressed (shuffle, deflate): sizes are given as they are before"))
+        return -1;
+    if (check_request(&p->req, e) || note_assumed(p, e) || bind_source(p, e) || plan_items(p, e) || lmc_plan_types(p, e))
+        return -1;
+    if (lmc_plan_importance(p, e) || lmc_plan_meta(p, e) || lmc_importance_meta(p, e) || lmc_recipe_meta(p, e))
+        return -1;
+    if (lmc_plan_back(p, e) || lmc_plan_sides(p, e))
         return -1;
     return one_part(p, e) || measure(p, e) ? -1 : 0;
+}
+
+static int recast(struct lm_plan *p, struct lm_err *e)
+{
+    if (!p->req.to->recast)
+        return 0;
+    if (p->req.to->recast(&p->recast, p->src, p->req.dtype, e))
+        return -1;
+    p->src = p->recast;
+    return 0;
 }
 
 int lm_plan_make(struct lm_plan **out, struct lm_model *src, const struct lm_request *req, struct lm_err *e)
@@ -355,7 +505,7 @@ int lm_plan_make(struct lm_plan **out, struct lm_model *src, const struct lm_req
         return lmc_nomem(e);
     p->src = src;
     p->req = *req;
-    if (fill(p, e)) {
+    if (recast(p, e) || fill(p, e)) {
         lm_plan_free(p);
         return -1;
     }
@@ -376,8 +526,10 @@ void lm_plan_free(struct lm_plan *p)
     free(p->drops);
     free(p->parts);
     free(p->notes);
+    lm_map_free(p->joined);
     lm_meta_free(p->meta);
     lm_binding_free(p->bind);
+    lm_model_close(p->recast);
     lm_arena_free(&p->arena);
     free(p);
 }

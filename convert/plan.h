@@ -9,6 +9,8 @@
 bool lmc_to_gguf(const struct lm_plan *p);
 bool lmc_is_gguf(const struct lm_model *m);
 bool lmc_is_safetensors(const struct lm_format *f);
+/* To a container that carries all inside (npz, HDF5): the tensors keep names and order, whoever they are from. */
+bool lmc_keeps(const struct lm_plan *p);
 const char *lmc_default_base(const struct lm_plan *p); /* "model.gguf": the file of a folder */
 bool lmc_renames(const struct lm_plan *p); /* between Hugging Face's and GGUF's names */
 bool lmc_has_suffix(const char *s, const char *suffix);
@@ -18,13 +20,35 @@ int lmc_note(struct lm_plan *p, struct lm_err *e, const char *format, ...) __att
 int lmc_side(struct lm_plan *p, const char *name, struct lm_span data, struct lm_err *e);
 char *lmc_print(struct lm_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* plan.c: one more item, zeroed; NULL: out of memory. Earlier ones may move. */
+struct lm_plan_item *lmc_new_item(struct lm_plan *p);
+/* plan_pieces.c: is a row's tensor taken apart or put together? */
+bool lmc_is_boxed(const struct lm_arch_row *row);
+/* Adds what t gives to the items of a boxed row. */
+int lmc_plan_pieces(struct lm_plan *p, const struct lm_tensor *t, const struct lm_arch_row *row, int layer, int expert,
+                    struct lm_err *e);
+/* All items complete? */
+int lmc_check_pieces(const struct lm_plan *p, struct lm_err *e);
+/* The row whose Hugging Face spelling the way back should use: `row`'s own, or an alias that the original had. */
+const struct lm_arch_row *lmc_spelling(const struct lm_plan *p, const struct lm_arch_row *row, int layer);
+
 /* plan_meta.c: the output's metadata, original files included. */
 int lmc_plan_meta(struct lm_plan *p, struct lm_err *e);
 /* plan_type.c: the output's dtypes. */
 int lmc_plan_types(struct lm_plan *p, struct lm_err *e);
+/* importance.c: gives each item its columns' importance; -1 when it does not fit
+ * or a type needs what is not there. Then what the output says about it. */
+int lmc_plan_importance(struct lm_plan *p, struct lm_err *e);
+int lmc_importance_meta(struct lm_plan *p, struct lm_err *e);
+/* recipe.c: r may be NULL. */
+bool lmc_recipe_has_rules(const struct lm_recipe *r);
+/* reproduce.c: how a quantized output was made, for itself to tell. */
+int lmc_recipe_meta(struct lm_plan *p, struct lm_err *e);
 /* plan_back.c: gives back the original safetensors files of a GGUF that we
  * made, when nothing but names and order differ (p->exact). */
 int lmc_plan_back(struct lm_plan *p, struct lm_err *e);
+/* Do all values that 1 is added to come back when it is taken away? */
+bool lmc_sums_come_back(const struct lm_plan *p);
 /* plan_dropped.c: buffers that GGUF has no place for (causal masks, rotary
  * frequencies), remembered in metadata. *all: each of them can be made again. */
 int lmc_embed_dropped(struct lm_plan *p, bool *all, struct lm_err *e);
@@ -32,6 +56,8 @@ int lmc_embed_dropped(struct lm_plan *p, bool *all, struct lm_err *e);
 const float *lmc_make_dropped(struct lm_plan *p, const char *name, const uint64_t *shape, unsigned n_dims);
 /* plan_side.c: config.json, tokenizer files. */
 int lmc_plan_sides(struct lm_plan *p, struct lm_err *e);
+/* config.json that names the dtype the weights now have, malloc'd; NULL: the text is right as it is. */
+char *lmc_cast_config(const struct lm_plan *p, struct lm_span text);
 /* Where the items of a part go; base names the files unless the part does. Free with lm_layout_free. */
 int lmc_layout(struct lm_layout *out, const struct lm_plan *p, size_t part, const char *base, struct lm_err *e);
 

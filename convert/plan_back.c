@@ -1,6 +1,6 @@
 /* Back to the original safetensors files, byte for byte.
  *
- * A GGUF that lm-convert made carries the headers of the files it came from.
+ * A GGUF, npz or HDF5 file that lm-convert made carries the headers of the files it came from.
  * When they describe exactly the tensors at hand, and every dtype comes back
  * without loss, the same headers are written over the same bytes. A vector that
  * GGUF widened to F32 is narrowed only after every value was seen to survive. */
@@ -13,7 +13,7 @@
 
 struct back {
     struct lm_plan *p;
-    struct lm_map *by_name;       /* of the source's tensors -> item */
+    struct lm_map *by_name;       /* of the output's tensors -> item */
     bool *taken;                  /* one an item */
     struct lm_plan_item *wanted;  /* file by file, as headers say */
     size_t n_wanted, capacity, n_made;
@@ -31,22 +31,61 @@ static bool survives(const float *x, uint64_t n, enum lm_dtype to)
     return true;
 }
 
-static bool narrows_exactly(const struct lm_tensor *t, enum lm_dtype to)
+/* shift: added before (the 1 that GGUF adds to Gemma's norms goes away again). */
+static bool narrows_exactly(const struct lm_tensor *t, float shift, enum lm_dtype to)
 {
     float buf[4096];
 
     for (uint64_t i = 0; i < t->n_elems; i += 4096) {
         uint64_t n = t->n_elems - i < 4096 ? t->n_elems - i : 4096;
-        if (lm_tensor_to_f32(t, i, n, buf, NULL) < 0 || !survives(buf, n, to))
+        if (lm_tensor_to_f32(t, i, n, buf, NULL) < 0)
+            return false;
+        for (uint64_t j = 0; j < n; j++)
+            buf[j] += shift;
+        if (!survives(buf, n, to))
             return false;
     }
     return true;
 }
 
+static bool comes_back(const struct lm_tensor *t)
+{
+    float buf[4096];
+
+    for (uint64_t i = 0; i < t->n_elems; i += 4096) {
+        uint64_t n = t->n_elems - i < 4096 ? t->n_elems - i : 4096;
+        if (lm_tensor_to_f32(t, i, n, buf, NULL) < 0)
+            return false;
+        for (uint64_t j = 0; j < n; j++) {
+            volatile float sum = buf[j] + 1.0f;
+            if (sum - 1.0f != buf[j])
+                return false;
+        }
+    }
+    return true;
+}
+
+bool lmc_sums_come_back(const struct lm_plan *p)
+{
+    for (size_t i = 0; i < p->n_items; i++)
+        if (p->items[i].transform == LM_T_PLUS_ONE && !p->items[i].inverse && !comes_back(p->items[i].src))
+            return false;
+    return true;
+}
+
+static bool all_narrow(const struct lm_plan_item *it, enum lm_dtype to)
+{
+    for (size_t i = 0; i < it->n_pieces; i++)
+        if (!narrows_exactly(it->pieces[i].src, 0, to))
+            return false;
+    return it->n_pieces > 0 || narrows_exactly(it->src, it->transform == LM_T_PLUS_ONE ? -1.0f : 0, to);
+}
+
 /* The tensors that conversion to GGUF widens whatever was asked: small ones. */
 static bool was_widened(const struct lm_plan_item *it)
 {
-    return it->n_dims < 2 || it->role == LM_ROLE_POS_EMBD || !lmc_has_suffix(it->src->name, ".weight") ||
+    return it->n_dims < 2 || it->role == LM_ROLE_POS_EMBD || it->role == LM_ROLE_ROUTER ||
+           it->role == LM_ROLE_SHEXP_GATE || !lmc_has_suffix(it->src->name, ".weight") ||
            strstr(it->src->name, "_norm.weight");
 }
 
@@ -54,8 +93,7 @@ static bool restores(const struct lm_plan_item *it, enum lm_dtype to)
 {
     if (it->src->dtype == to)
         return true;
-    return it->src->dtype == LM_F32 && (to == LM_BF16 || to == LM_F16) && was_widened(it) &&
-           narrows_exactly(it->src, to);
+    return it->src->dtype == LM_F32 && (to == LM_BF16 || to == LM_F16) && was_widened(it) && all_narrow(it, to);
 }
 
 /* ---- header against items */
@@ -64,11 +102,14 @@ static struct lm_plan_item *find_item(struct back *b, const char *name)
 {
     const struct lm_binding *bind = b->p->bind;
     char buf[512];
-    int layer;
-    const struct lm_arch_row *row = bind ? lm_arch_match(bind->config.arch, LM_NAMES_HF, name, &layer) : NULL;
+    int layer, expert;
+    const struct lm_arch_row *row = NULL;
 
-    if (row && !lm_arch_row_name(row, LM_NAMES_GGUF, layer, buf, sizeof buf))
-        return NULL;
+    /* The original may leave out a prefix that items have. */
+    if (bind && bind->naming == LM_NAMES_GGUF)
+        row = lm_arch_match_next(bind->config.arch, &bind->config, LM_NAMES_HF, name, NULL, &layer, &expert);
+    if (row)
+        lm_arch_expert_name(row, LM_NAMES_HF, layer, expert, buf, sizeof buf);
     size_t i = lm_map_get(b->by_name, lm_span_str(row ? buf : name));
     if (i == SIZE_MAX || b->taken[i])
         return NULL;
@@ -229,7 +270,7 @@ static int index_items(struct back *b)
     if (!b->by_name || !b->taken)
         return -1;
     for (size_t i = 0; i < p->n_items; i++)
-        if (lm_map_put(b->by_name, lm_span_str(p->items[i].src->name), i) < 0)
+        if (lm_map_put(b->by_name, lm_span_str(p->items[i].name), i) < 0)
             return -1;
     return 0;
 }
@@ -261,7 +302,7 @@ int lmc_plan_back(struct lm_plan *p, struct lm_err *e)
     struct back b = {.p = p};
     int rc;
 
-    if (!lmc_is_safetensors(p->req.to) || !lmc_is_gguf(p->src) || p->req.dtype >= 0 || p->req.max_file_bytes)
+    if (!lmc_is_safetensors(p->req.to) || !lm_model_format(p->src)->carries || p->req.dtype >= 0 || p->req.max_file_bytes)
         return 0;
     if (!files || files->type != LM_META_ARRAY || files->elem != LM_META_STR || files->n == 0)
         return 0;

@@ -26,7 +26,7 @@ static int set_str(struct lm_plan *p, const char *key, const char *value, struct
 static char *name_of_path(struct lm_arena *a, const char *path)
 {
     char *s = lm_arena_str(a, lm_span_str(path)), *base, *dot;
-    static const char *const anonymous[] = {"model.safetensors", "model.gguf", "model.safetensors.index.json", ".", ".."};
+    static const char *const anonymous[] = {"model.safetensors", "model.gguf", "model.npz", "model.safetensors.index.json", ".", ".."};
 
     for (int level = 0; s && level < 2; level++) {
         size_t n = strlen(s);
@@ -52,9 +52,12 @@ static char *name_of_path(struct lm_arena *a, const char *path)
 static int put_name(struct lm_plan *p, struct lm_err *e)
 {
     const char *name = p->req.name;
+    const struct lm_meta_value *had = lm_meta_get(lm_model_meta(p->src), "general.name");
 
     if (!name && lm_meta_get(p->meta, "general.name"))
         return 0;
+    if (!name && had && lm_model_format(p->src)->carries)
+        return check(lm_meta_set_value(p->meta, "general.name", had), e);
     if (!name)
         name = name_of_path(&p->arena, lm_model_path(p->src));
     return name ? set_str(p, "general.name", name, e) : lmc_nomem(e);
@@ -91,21 +94,48 @@ static int put_file_type(struct lm_plan *p, struct lm_err *e)
     return check(lm_meta_set_u32(p->meta, "general.quantization_version", 2), e);
 }
 
-/* ---- from GGUF: every key, but what describes the old file alone */
+/* ---- from a container that carries all: every key, but what describes the old file alone */
+
+static bool begins(const char *s, const char *with)
+{
+    return strncmp(s, with, strlen(with)) == 0;
+}
+
+static bool changes(const struct lm_plan *p)
+{
+    return p->req.quantize || p->req.dtype >= 0;
+}
+
+/* What is true of the original's bytes only. */
+static bool is_exact_key(const char *key)
+{
+    return begins(key, LMC_SOURCE "header") || begins(key, LMC_SOURCE "dropped.") || strcmp(key, LMC_SOURCE "files") == 0 ||
+           strcmp(key, LMC_SOURCE "masks") == 0 || (begins(key, LMC_SOURCE) && lmc_has_suffix(key, ".index.json"));
+}
+
+/* Are the hyper-parameters GGUF's keys? */
+static bool has_keys(const struct lm_model *m)
+{
+    return lmc_is_gguf(m) || lm_meta_get(lm_model_meta(m), "general.architecture") != NULL;
+}
+
+/* The original's files would contradict the keys that are written anew; where
+ * there are no such keys, config.json is all that says what the model is. */
+static bool is_left_out(const struct lm_plan *p, const char *key)
+{
+    if (lmc_is_gguf(p->src) && begins(key, "split."))
+        return true;
+    return changes(p) && (has_keys(p->src) ? begins(key, LMC_SOURCE) : is_exact_key(key));
+}
 
 static int copy_keys(struct lm_plan *p, struct lm_err *e)
 {
     const struct lm_meta *m = lm_model_meta(p->src);
-    bool changed = p->req.quantize || p->req.dtype >= 0;
 
     for (size_t i = 0; i < lm_meta_count(m); i++) {
         const char *key;
         const struct lm_meta_value *v = lm_meta_at(m, i, &key);
-        if (strncmp(key, "split.", 6) == 0)
-            continue;
-        if (changed && strncmp(key, LMC_SOURCE, strlen(LMC_SOURCE)) == 0)
-            continue;
-        if (check(lm_meta_set_value(p->meta, key, v), e))
+        if (!is_left_out(p, key) && check(lm_meta_set_value(p->meta, key, v), e))
             return -1;
     }
     return 0;
@@ -166,6 +196,21 @@ static int embed_bytes(struct lm_plan *p, const char *key, struct lm_span data, 
     return check(lm_meta_set_array(p->meta, key, LM_META_U8, data.data, data.size), e);
 }
 
+/* Those that the source carries from where it was made. */
+static int copy_headers(struct lm_plan *p, struct lm_err *e)
+{
+    const struct lm_meta *m = lm_model_meta(p->src);
+
+    for (size_t i = 0; i < lm_meta_count(m); i++) {
+        const char *key;
+        const struct lm_meta_value *v = lm_meta_at(m, i, &key);
+        if ((begins(key, LMC_SOURCE "header") || strcmp(key, LMC_SOURCE "files") == 0) &&
+            check(lm_meta_set_value(p->meta, key, v), e))
+            return -1;
+    }
+    return 0;
+}
+
 static int embed_headers(struct lm_plan *p, struct lm_err *e)
 {
     size_t n = lm_model_n_files(p->src), total = 0;
@@ -197,61 +242,105 @@ static int embed_file(struct lm_plan *p, const char *name, struct lm_err *e)
     if (rc <= 0)
         return rc;
     if (data.size > MAX_EMBEDDED)
-        return lmc_note(p, e, "%s (%zu bytes) is too large to be embedded in the GGUF", name, data.size);
-    if (strcmp(name, "tokenizer.json") == 0)
+        return lmc_note(p, e, "%s (%zu bytes) is too large to be embedded in the %s", name, data.size, p->req.to->title);
+    if (strcmp(name, "tokenizer.json") == 0 && lmc_to_gguf(p))
         snprintf(key, sizeof key, "tokenizer.huggingface.json");
     else
         snprintf(key, sizeof key, LMC_SOURCE "%.200s", name);
-    return embed_bytes(p, key, data, e);
+    char *patched = strcmp(name, "config.json") == 0 ? lmc_cast_config(p, data) : NULL;
+    rc = embed_bytes(p, key, patched ? lm_span_str(patched) : data, e);
+    free(patched);
+    return rc;
 }
 
-static int embed_sources(struct lm_plan *p, struct lm_err *e)
+static int embed_files(struct lm_plan *p, struct lm_err *e)
 {
-    const char *base = lmc_base_name(lm_model_path(p->src));
-
-    bool all = true;
-
-    if (p->req.quantize || p->req.dtype >= 0)
-        return 0;
-    if (lmc_embed_dropped(p, &all, e) || (all && lmc_is_safetensors(lm_model_format(p->src)) && embed_headers(p, e)))
-        return -1;
     for (size_t i = 0; lm_sidecar_names[i]; i++)
         if (embed_file(p, lm_sidecar_names[i], e))
             return -1;
+    return 0;
+}
+
+static int embed_index(struct lm_plan *p, struct lm_err *e)
+{
+    const char *base = lmc_base_name(lm_model_path(p->src));
+
+    if (lm_model_format(p->src)->carries)
+        return embed_file(p, "model.safetensors.index.json", e);
     if (lm_model_n_files(p->src) < 2 || !lmc_is_safetensors(lm_model_format(p->src)))
         return 0;
     return embed_file(p, lmc_has_suffix(base, ".index.json") ? base : "model.safetensors.index.json", e);
 }
 
+static int embed_sources(struct lm_plan *p, struct lm_err *e)
+{
+    bool all = true;
+
+    if (changes(p))
+        return lmc_keeps(p) ? embed_files(p, e) : 0;
+    if (lmc_embed_dropped(p, &all, e))
+        return -1;
+    if (!lmc_sums_come_back(p)) {
+        all = false;
+        if (lmc_note(p, e, "norms of this family are stored as 1 + weight, which rounds some of these weights: the way "
+                     "back will not give the same bytes"))
+            return -1;
+    }
+    if (all && lm_model_format(p->src)->carries && copy_headers(p, e))
+        return -1;
+    if (all && lmc_is_safetensors(lm_model_format(p->src)) && embed_headers(p, e))
+        return -1;
+    return embed_files(p, e) || embed_index(p, e) ? -1 : 0;
+}
+
 /* ---- both */
+
+static int copy_container(struct lm_plan *p, struct lm_err *e)
+{
+    if (copy_keys(p, e) || (p->req.name && put_name(p, e)))
+        return -1;
+    return lmc_to_gguf(p) || (changes(p) && has_keys(p->src)) ? put_file_type(p, e) : 0;
+}
+
+/* What llama.cpp will make differently of this file. */
+static int note_caveats(struct lm_plan *p, struct lm_err *e)
+{
+    const char *text;
+
+    for (size_t i = 0; p->bind && (text = lm_config_llama_cpp_caveat(&p->bind->config, i)); i++)
+        if (lmc_note(p, e, "%s", text))
+            return -1;
+    return 0;
+}
 
 static int gguf_meta(struct lm_plan *p, struct lm_err *e)
 {
-    if (lmc_is_gguf(p->src))
-        return copy_keys(p, e) || (p->req.name && put_name(p, e)) || put_file_type(p, e) ? -1 : 0;
+    if (lm_model_format(p->src)->carries && has_keys(p->src))
+        return copy_container(p, e);
     if (p->bind ? lm_config_to_meta(p->meta, &p->bind->config, e) : put_unknown_arch(p, e))
         return -1;
-    if (set_str(p, "general.type", "model", e) || put_name(p, e) || put_file_type(p, e))
+    if (set_str(p, "general.type", "model", e) || put_name(p, e) || put_file_type(p, e) || note_caveats(p, e))
         return -1;
     if (p->bind && put_vocab(p, e))
         return -1;
     return embed_sources(p, e);
 }
 
+/* Where GGUF's keys describe the source, they do so in the copy; else its own
+ * pairs and small files do. */
+static int keeper_meta(struct lm_plan *p, struct lm_err *e)
+{
+    if (lm_model_format(p->src)->carries)
+        return copy_container(p, e);
+    if (has_keys(p->src))
+        return gguf_meta(p, e);
+    return copy_keys(p, e) || put_name(p, e) || embed_sources(p, e) ? -1 : 0;
+}
+
 static int safetensors_meta(struct lm_plan *p, struct lm_err *e)
 {
-    const struct lm_meta *m = lm_model_meta(p->src);
-
     /* Keys of other containers are not what a reader of safetensors expects to find. */
-    if (!lmc_is_safetensors(lm_model_format(p->src)))
-        return set_str(p, "format", "pt", e);
-    for (size_t i = 0; i < lm_meta_count(m); i++) {
-        const char *key;
-        const struct lm_meta_value *v = lm_meta_at(m, i, &key);
-        if (check(lm_meta_set_value(p->meta, key, v), e))
-            return -1;
-    }
-    return 0;
+    return lmc_is_safetensors(lm_model_format(p->src)) ? copy_keys(p, e) : set_str(p, "format", "pt", e);
 }
 
 int lmc_plan_meta(struct lm_plan *p, struct lm_err *e)
@@ -259,5 +348,5 @@ int lmc_plan_meta(struct lm_plan *p, struct lm_err *e)
     p->meta = lm_meta_new();
     if (!p->meta)
         return lmc_nomem(e);
-    return lmc_to_gguf(p) ? gguf_meta(p, e) : safetensors_meta(p, e);
+    return lmc_keeps(p) ? keeper_meta(p, e) : lmc_to_gguf(p) ? gguf_meta(p, e) : safetensors_meta(p, e);
 }

@@ -36,21 +36,26 @@ static const char *torch_dtype(const struct lm_plan *p)
     return name;
 }
 
-/* config.json that names the dtype the weights now have. */
-static int side_config(struct lm_plan *p, struct lm_span text, struct lm_err *e)
+char *lmc_cast_config(const struct lm_plan *p, struct lm_span text)
 {
     json_t *root = p->req.dtype < 0 ? NULL : json_loadb((const char *)text.data, text.size, 0, NULL);
     char *patched = NULL;
-    int rc;
 
     if (json_is_object(root)) {
         const char *key = json_object_get(root, "dtype") ? "dtype" : "torch_dtype";
         if (json_object_set_new(root, key, json_string(torch_dtype(p))) == 0)
             patched = json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
     }
-    rc = lmc_side(p, "config.json", patched ? lm_span_str(patched) : text, e);
-    free(patched);
     json_decref(root);
+    return patched;
+}
+
+static int side_config(struct lm_plan *p, struct lm_span text, struct lm_err *e)
+{
+    char *patched = lmc_cast_config(p, text);
+    int rc = lmc_side(p, "config.json", patched ? lm_span_str(patched) : text, e);
+
+    free(patched);
     return rc;
 }
 
@@ -135,14 +140,32 @@ static void put_last(struct lm_plan *p, const char *name)
     }
 }
 
+/* All small files of another form are its own. */
+static int recast_files(struct lm_plan *p, struct lm_err *e)
+{
+    const struct lm_meta *m = lm_model_meta(p->recast);
+
+    for (size_t i = 0; i < lm_meta_count(m); i++) {
+        const char *key;
+        const struct lm_meta_value *v = lm_meta_at(m, i, &key);
+        struct lm_span data = v->type == LM_META_STR ? v->str : lm_span_of(v->data, v->n);
+        if (strncmp(key, LMC_SOURCE, strlen(LMC_SOURCE)) == 0 && lmc_side(p, key + strlen(LMC_SOURCE), data, e))
+            return -1;
+    }
+    put_last(p, "config.json");
+    return 0;
+}
+
 int lmc_plan_sides(struct lm_plan *p, struct lm_err *e)
 {
-    if (lmc_to_gguf(p))
+    if (p->recast)
+        return recast_files(p, e);
+    if (p->req.to->carries)
         return 0;
     if (p->req.bare)
         return lmc_note(p, e, "one %s file is written: config.json and tokenizer are not; name a folder to get them too",
                         p->req.to->title);
-    /* A GGUF's own folder is no checkpoint: only what it carries inside counts. */
+    /* The folder of a file that carries its own is no checkpoint: only what it carries inside counts. */
     if (carry_files(p, e) || make_config(p, e) || make_tokenizer(p, e))
         return -1;
     put_last(p, "config.json");

@@ -18,7 +18,7 @@ static bool must_be_f32(const struct lm_plan *p, const struct lm_plan_item *it)
     if (!lmc_to_gguf(p) || !lmc_renames(p) || !is_real(it->dtype))
         return false;
     return it->n_dims < 2 || !lmc_has_suffix(it->name, ".weight") || strstr(it->name, "_norm.weight") ||
-           it->role == LM_ROLE_POS_EMBD;
+           it->role == LM_ROLE_POS_EMBD || it->role == LM_ROLE_ROUTER || it->role == LM_ROLE_SHEXP_GATE;
 }
 
 /* ---- facts for the mixing rules */
@@ -40,6 +40,21 @@ static unsigned first_number(const struct lm_meta *m, const char *arch, const ch
     return lm_meta_get_u64(m, key, &u, NULL) == 1 && u <= INT32_MAX ? (unsigned)u : 0;
 }
 
+/* Families with rules of their own, by GGUF's name of the architecture. */
+static void set_family(struct lmc_mix *m, const char *arch, bool grouped)
+{
+    static const struct { const char *arch; unsigned n_layers; bool grouped; } of_70b[] = {
+        {"llama", 80, true}, {"qwen2", 80, false}, {"deci", 80, false}, {"olmo", 80, false}, {"jais2", 68, false},
+    };
+
+    m->falcon = strcmp(arch, "falcon") == 0;
+    m->glm5 = strcmp(arch, "glm5-next") == 0;
+    m->bailingmoe3 = strcmp(arch, "bailingmoe3") == 0;
+    for (size_t i = 0; i < sizeof of_70b / sizeof of_70b[0]; i++)
+        if (strcmp(arch, of_70b[i].arch) == 0)
+            m->is_70b = m->n_layers == of_70b[i].n_layers && (grouped || !of_70b[i].grouped);
+}
+
 static void facts_from_keys(struct lmc_mix *m, const struct lm_plan *p)
 {
     const struct lm_meta *meta = lm_model_meta(p->src);
@@ -55,22 +70,23 @@ static void facts_from_keys(struct lmc_mix *m, const struct lm_plan *p)
     m->n_layers = first_number(meta, arch, "block_count");
     m->n_experts = first_number(meta, arch, "expert_count");
     m->gqa = kv ? heads / kv : 1;
-    m->falcon = strcmp(arch, "falcon") == 0;
-    m->is_70b = m->n_layers == 80 && ((strcmp(arch, "llama") == 0 && heads != kv) || strcmp(arch, "qwen2") == 0);
+    set_family(m, arch, kv && heads != kv);
 }
 
 static void facts_from_config(struct lmc_mix *m, const struct lm_config *c)
 {
     m->n_layers = c->n_layers;
+    m->n_experts = c->n_experts;
     m->gqa = c->n_kv_heads ? c->n_heads / c->n_kv_heads : 1;
-    m->is_70b = strcmp(c->arch->name, "llama") == 0 && c->n_layers == 80 && c->n_heads != c->n_kv_heads;
+    set_family(m, c->arch->name, c->n_heads != c->n_kv_heads);
 }
 
+/* A GGUF's own keys are what llama-quantize reads; else there is the configuration. */
 static void start_mix(struct lmc_mix *m, const struct lm_plan *p)
 {
-    *m = (struct lmc_mix){.ftype = p->req.ftype, .pure = p->req.pure, .gqa = 1};
+    *m = (struct lmc_mix){.ftype = p->req.ftype, .options = p->req.mix, .pure = p->req.pure, .gqa = 1};
     facts_from_keys(m, p);
-    if (p->bind)
+    if (p->bind && m->n_layers == 0)
         facts_from_config(m, &p->bind->config);
     for (size_t i = 0; i < p->n_items; i++)
         lmc_mix_count(m, p->items[i].name);
@@ -78,27 +94,32 @@ static void start_mix(struct lmc_mix *m, const struct lm_plan *p)
 
 /* ---- one tensor */
 
-static uint64_t row_of(const struct lm_plan_item *it)
+static struct lmc_mix_tensor facts_of(const struct lm_plan_item *it)
 {
-    return it->n_dims ? it->shape[it->n_dims - 1] : 1;
+    struct lmc_mix_tensor t = {it->name, it->n_dims ? it->shape[it->n_dims - 1] : 1, 1};
+
+    for (unsigned i = 0; i + 2 < it->n_dims; i++)
+        t.n_matrices *= it->shape[i];
+    return t;
 }
 
 static int set_type(struct lm_plan *p, struct lm_plan_item *it, struct lmc_mix *mix, struct lm_err *e)
 {
     const struct lm_request *r = &p->req;
     enum lm_dtype kept = it->dtype;
+    struct lmc_mix_tensor t = facts_of(it);
     char why[200] = "";
 
     if (must_be_f32(p, it))
         it->dtype = LM_F32;
     if (!it->src || !is_real(kept) || (!r->quantize && r->dtype < 0))
         return 0;
-    if (lmc_to_gguf(p) && (r->quantize || r->dtype != LM_F32) && !lmc_mix_allows(it->name, it->n_dims, it->shape))
+    if (lmc_to_gguf(p) && (r->quantize || r->dtype != LM_F32) && !lmc_mix_allows(mix, it->name, it->n_dims, it->shape))
         return 0;
     if (r->quantize)
-        it->dtype = lmc_mix_type(mix, it->name, row_of(it), why, sizeof why);
+        it->dtype = lmc_mix_type(mix, &t, why, sizeof why);
     else
-        it->dtype = lmc_fallback((enum lm_dtype)r->dtype, row_of(it), why, sizeof why);
+        it->dtype = lmc_fallback((enum lm_dtype)r->dtype, t.row, why, sizeof why);
     if (why[0] && !(it->why = lm_arena_str(&p->arena, lm_span_str(why))))
         return lmc_nomem(e);
     return 0;
@@ -116,7 +137,7 @@ static int check_type(const struct lm_plan *p, const struct lm_plan_item *it, st
     if (!lm_dtype_info(it->src->dtype)->to_f32)
         return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' is %s, which cannot be computed with yet; it can only be kept "
                           "as it is", it->src->name, from);
-    if (!lm_dtype_info(it->dtype)->from_f32)
+    if (!lm_dtype_info(it->dtype)->from_f32 && !(p->req.quantize && lm_dtype_info(it->dtype)->from_f32_weighted))
         return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s': %s cannot be written yet", it->name, to);
     return 0;
 }
@@ -138,7 +159,7 @@ static int note_requantized(struct lm_plan *p, struct lm_err *e)
 
 int lmc_plan_types(struct lm_plan *p, struct lm_err *e)
 {
-    struct lmc_mix mix;
+    struct lmc_mix mix = {0};
 
     if (p->req.quantize)
         start_mix(&mix, p);

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "convert/commit.h"
+#include "convert/journal.h"
 #include "convert/plan.h"
 #include "convert/stream.h"
 
@@ -14,6 +16,8 @@ struct run {
     struct lmc_place *places;    /* one an item */
     int **fds;                   /* one a part: of the files of its layout; -1 for a commit record */
     struct lm_commit *commit;
+    struct lmc_journal *journal; /* NULL: nothing is kept */
+    bool complete;               /* an earlier run did everything but the names */
 };
 
 static char *join(const struct run *r, const char *name)
@@ -31,7 +35,8 @@ int lmc_layout(struct lm_layout *out, const struct lm_plan *p, size_t part, cons
     const struct lm_plan_part *q = &p->parts[part];
     struct lm_write_tensor *t = calloc(q->n + 1, sizeof *t);
     struct lm_write_spec spec = {.tensors = t, .n_tensors = q->n, .meta = p->meta,
-                                 .max_file_bytes = p->req.max_file_bytes, .exact_header = q->exact_header};
+                                 .max_file_bytes = p->req.max_file_bytes, .exact_header = q->exact_header,
+                                 .compress = p->req.compress};
     int rc;
 
     *out = (struct lm_layout){0};
@@ -149,6 +154,8 @@ static int add_file(struct run *r, const char *name, const uint8_t *head, size_t
 {
     if (lm_commit_add(r->commit, name, n_bytes, fd, e))
         return -1;
+    if (r->complete)
+        return 0;
     return lm_pwrite_all(*fd, head, n_head, 0, e) ? lm_err_prefix(e, "%s", name) : 0;
 }
 
@@ -156,7 +163,7 @@ static int add_data_file(struct run *r, const struct lm_layout_file *f, int *fd,
 {
     if (add_file(r, f->name, f->head, f->n_head, f->n_bytes, fd, e))
         return -1;
-    for (size_t i = 0; i < f->n_chunks; i++)
+    for (size_t i = 0; !r->complete && i < f->n_chunks; i++)
         if (lm_pwrite_all(*fd, f->chunks[i].data, f->chunks[i].n, f->chunks[i].offset, e))
             return lm_err_prefix(e, "%s", f->name);
     return 0;
@@ -244,6 +251,18 @@ static int compare(const struct lm_plan *p, const struct lm_model *m, struct lm_
     return 0;
 }
 
+/* What is read has Hugging Face's form again: it is turned once more. */
+static int compare_recast(const struct lm_plan *p, struct lm_model *m, struct lm_err *e)
+{
+    struct lm_model *again;
+
+    if (p->req.to->recast(&again, m, p->req.dtype, e))
+        return -1;
+    int rc = compare(p, again, e);
+    lm_model_close(again);
+    return rc;
+}
+
 static int read_back(const struct run *r, struct lm_err *e)
 {
     struct lm_model *m = NULL;
@@ -253,7 +272,9 @@ static int read_back(const struct run *r, struct lm_err *e)
     if (!path)
         return lmc_nomem(e);
     rc = lm_model_open(&m, path, e);
-    if (rc == 0)
+    if (rc == 0 && r->p->recast)
+        rc = compare_recast(r->p, m, e);
+    else if (rc == 0)
         rc = compare(r->p, m, e);
     if (rc)
         lm_err_prefix(e, "%s: written, but reading it back failed", path);
@@ -262,37 +283,188 @@ static int read_back(const struct run *r, struct lm_err *e)
     return rc;
 }
 
+/* ---- work that survives */
+
+/* The output's files in the order of add_files; NULL behind the last. */
+static const char *file_at(const struct run *r, size_t i, uint64_t *n_bytes)
+{
+    for (int last = 0; last < 2; last++) {
+        for (size_t k = 0; k < r->p->n_parts; k++)
+            for (size_t f = 0; f < r->layouts[k].n_files; f++)
+                if (r->layouts[k].files[f].last == (last == 1) && i-- == 0) {
+                    *n_bytes = r->layouts[k].files[f].n_bytes;
+                    return r->layouts[k].files[f].name;
+                }
+        for (size_t k = 0; last == 0 && k < r->p->n_sides; k++)
+            if (i-- == 0) {
+                *n_bytes = r->p->sides[k].n;
+                return r->p->sides[k].name;
+            }
+    }
+    return NULL;
+}
+
+/* Killed after names were given, and then an output was removed or replaced? */
+static bool is_gone(const struct run *r)
+{
+    const char *name;
+    uint64_t n_bytes;
+    struct stat s;
+    bool gone = false;
+
+    for (size_t i = 0; !gone && (name = file_at(r, i, &n_bytes)); i++) {
+        char *path = lmc_journal_has_file(r->journal, i) ? NULL : join(r, name);
+        gone = path && (stat(path, &s) < 0 || (uint64_t)s.st_size != n_bytes);
+        free(path);
+    }
+    return gone;
+}
+
+static int open_journal(struct run *r, struct lm_err *e)
+{
+    struct lmc_identity id;
+
+    if (!r->o->keep)
+        return 0;
+    if (r->p->req.compress)
+        return lm_err_set(e, LM_USAGE, "--compress works on whole files at the end, and cannot be done in parts or resumed");
+    if (lmc_identify(&id, r->p, r->layouts, e) ||
+        lmc_journal_open(&r->journal, r->dir, entry_file(r), &id, r->o->part, r->o->n_parts, e))
+        return -1;
+    if (lmc_journal_is_complete(r->journal) && is_gone(r))
+        lmc_journal_forget(r->journal);
+    r->complete = lmc_journal_is_complete(r->journal);
+    return lmc_commit_keep(r->commit, lmc_journal_folder(r->journal), r->complete, e);
+}
+
+/* From here on only names are missing, whatever happens. */
+static int mark_complete(struct run *r, struct lm_err *e)
+{
+    if (!r->journal || r->complete)
+        return 0;
+    return lmc_commit_sync(r->commit, e) || lmc_journal_complete(r->journal, e) ? -1 : 0;
+}
+
+/* Is there anything to go on from? The message says where. */
+static void close_journal(struct run *r, bool ok, struct lm_err *e)
+{
+    char *folder = r->journal ? strdup(lmc_journal_folder(r->journal)) : NULL;
+    bool stays = lmc_journal_close(r->journal, ok && !r->p->unfinished);
+    struct lm_err was = *e;
+
+    if (folder && stays && !ok && was.code != LM_INTERRUPTED)
+        lm_err_set(e, was.code, "%.900s; what is done is kept in %s/%s", was.text, r->dir, folder);
+    if (folder && !stays && !ok && was.code == LM_INTERRUPTED)
+        lm_err_set(e, was.code, "interrupted; nothing was done yet and nothing was left behind");
+    free(folder);
+}
+
 /* ---- all */
 
-static int run(struct run *r, const char *dst, struct lm_err *e)
+static int prepare(struct run *r, const char *dst, struct lm_err *e)
 {
-    struct lm_commit *c;
-
     if (choose_place(r, dst, e) || make_layouts(r, e) || check_destination(r, e))
         return -1;
-    if (lm_commit_begin(&r->commit, r->dir, r->o->force, e) || add_files(r, e))
+    if (lm_commit_begin(&r->commit, r->dir, r->o->force, e) || open_journal(r, e))
         return -1;
-    if (lmc_stream(r->p, r->places, r->o, e) || finish_files(r, e) || lm_model_check_unchanged(r->p->src, e) || lmc_stopped(r->o, e))
+    return add_files(r, e);
+}
+
+static int name_files(struct run *r, struct lm_err *e)
+{
+    struct lm_commit *c = r->commit;
+
+    if (mark_complete(r, e))
         return -1;
-    c = r->commit;
     r->commit = NULL;
     return lm_commit_finish(c, e) || read_back(r, e) ? -1 : 0;
 }
 
+static int finish(struct run *r, struct lm_err *e)
+{
+    if (!r->complete && (lm_model_check_unchanged(r->p->src, e) || lmc_stopped(r->o, e)))
+        return -1;
+    r->p->unfinished = r->o->n_parts > 0 && !r->complete;
+    if (r->p->unfinished)
+        return lmc_commit_sync(r->commit, e);
+    return (!r->complete && finish_files(r, e)) || name_files(r, e) ? -1 : 0;
+}
+
+static void end(struct run *r, bool ok, struct lm_err *e)
+{
+    close_journal(r, ok, e);
+    lm_commit_abort(r->commit);
+    for (size_t i = 0; r->layouts && i < r->p->n_parts; i++)
+        lm_layout_free(&r->layouts[i]);
+    for (size_t i = 0; r->fds && i < r->p->n_parts; i++)
+        free(r->fds[i]);
+    free(r->fds);
+    free(r->layouts);
+    free(r->places);
+    free(r->dir);
+    free(r->base);
+}
+
+/* The data of all outputs that do not have them. */
+static int stream(struct run *runs, size_t n, const struct lm_run_options *o, struct lm_err *e)
+{
+    struct lmc_output *outs = calloc(n, sizeof *outs);
+    size_t k = 0;
+
+    if (!outs)
+        return lmc_nomem(e);
+    for (size_t i = 0; i < n; i++)
+        if (!runs[i].complete)
+            outs[k++] = (struct lmc_output){.p = runs[i].p, .places = runs[i].places, .journal = runs[i].journal};
+    int rc = k > 0 ? lmc_stream(outs, k, o, e) : 0;
+    free(outs);
+    return rc;
+}
+
+static bool same_work(const struct lm_plan *a, const struct lm_plan *b)
+{
+    if (a->src != b->src || a->n_items != b->n_items || a->req.allow_nan != b->req.allow_nan)
+        return false;
+    for (size_t i = 0; i < a->n_items; i++) {
+        const struct lm_plan_item *x = &a->items[i], *y = &b->items[i];
+        if (x->src != y->src || x->transform != y->transform || x->inverse != y->inverse || x->n_heads != y->n_heads ||
+            x->n_pieces != y->n_pieces || x->n_dims != y->n_dims || strcmp(x->name, y->name) != 0 ||
+            memcmp(x->shape, y->shape, x->n_dims * sizeof x->shape[0]) != 0)
+            return false;
+    }
+    return true;
+}
+
+static int check_plans(struct lm_plan *const *plans, size_t n, struct lm_err *e)
+{
+    for (size_t i = 1; i < n; i++)
+        if (!same_work(plans[0], plans[i]))
+            return lm_err_set(e, LM_USAGE, "these outputs are not made of the same tensors in the same order: make them one "
+                              "after the other");
+    return 0;
+}
+
+int lm_plans_run(struct lm_plan *const *plans, const char *const *dsts, size_t n, const struct lm_run_options *o,
+                 struct lm_err *e)
+{
+    struct run *runs = calloc(n, sizeof *runs);
+    int rc = runs ? check_plans(plans, n, e) : lmc_nomem(e);
+
+    for (size_t i = 0; runs && i < n; i++)
+        runs[i] = (struct run){.p = plans[i], .o = o};
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = prepare(&runs[i], dsts[i], e);
+    if (rc == 0)
+        rc = stream(runs, n, o, e);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = finish(&runs[i], e);
+    for (size_t i = 0; runs && i < n; i++)
+        end(&runs[i], rc == 0, e);
+    free(runs);
+    return rc;
+}
+
 int lm_plan_run(struct lm_plan *p, const char *dst, const struct lm_run_options *o, struct lm_err *e)
 {
-    struct run r = {.p = p, .o = o};
-    int rc = run(&r, dst, e);
-
-    lm_commit_abort(r.commit);
-    for (size_t i = 0; r.layouts && i < p->n_parts; i++)
-        lm_layout_free(&r.layouts[i]);
-    for (size_t i = 0; r.fds && i < p->n_parts; i++)
-        free(r.fds[i]);
-    free(r.fds);
-    free(r.layouts);
-    free(r.places);
-    free(r.dir);
-    free(r.base);
-    return rc;
+    return lm_plans_run(&p, &dst, 1, o, e);
 }

@@ -1,111 +1,79 @@
 /* One pass over the data by a few threads.
  *
- * Threads take pieces in the order of the output.  A piece that keeps its bytes
- * is copied by the kernel; any other goes through the thread's own buffers:
- * read, decode, count, encode, write.  All threads do all of that, so reading,
- * computing and writing overlap without queues, and memory does not depend on
- * the model. */
-#include <errno.h>
+ * Threads take ranges in the order of the output.  A range that keeps its bytes
+ * is copied by the kernel; any other goes piece by piece through the thread's
+ * own buffers: read, decode, count, encode, write.  All threads do all of that,
+ * so reading, computing and writing overlap without queues, and memory does not
+ * depend on the model.  How the output is cut into ranges depends on the plan
+ * alone: a later run with other threads or memory finds the same ones. */
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "convert/journal.h"
 #include "convert/stream.h"
 
 enum {
     PIECE = 128 << 10,          /* elements computed at a time: buffers stay in the second-level cache */
+    RANGE = 256 << 10,          /* elements handed out at a time */
+    MAX_RANGES = 1 << 16,       /* about; larger models have larger ranges */
     COPY = 8 << 20,             /* bytes copied at a time */
     WINDOW = 64 << 20,          /* output bytes between nudges to the disk */
-    BOUNCE = 64 << 10,          /* copy buffer where the kernel cannot copy */
-    DEFAULT_RAM = 64 << 20
+    DEFAULT_RAM = 512000000,
+    LEAST_RAM = 16 << 20,       /* for buffers, however little is wanted */
+    SAMPLES = 32,               /* ranges read back, about */
+    SAMPLE_BYTES = 1 << 20      /* of a copied one */
 };
 
-struct job { size_t item; uint64_t first, n; };
+/* A range to be read back. */
+struct sample { struct lmc_range r; size_t out; bool copied; uint64_t sum; };
 
 struct stream {
-    struct lm_plan *p;
-    const struct lmc_place *places;
+    struct lmc_outputs x;
+    const struct lm_plan *p;    /* of the first output: what all share */
     const struct lm_run_options *o;
-    uint64_t piece;             /* elements */
+    uint64_t piece, range;      /* elements */
+    struct lmc_needs needs;     /* of a thread */
     uint64_t large;             /* source bytes from which pages are dropped behind */
-    pthread_mutex_t copying;    /* two copies into one file only wait for each other in the kernel, and badly */
+    uint64_t out_bytes;         /* of the first output: what shares are cut from */
+    pthread_mutex_t copying;
     pthread_mutex_t lock;
     /* under the lock */
     size_t item;
-    uint64_t first, done, total;
+    uint64_t first, at, done, total; /* at: bytes of the first output before the next range */
     int sync_fd;
     uint64_t sync_from, sync_to; /* output bytes handed out since the last nudge */
     uint64_t *finished;          /* elements, one an item */
+    struct sample *samples;
+    size_t n_samples, samples_room;
     bool failed;
     struct lm_err err;
 };
 
-struct buffers { uint8_t *raw, *out; float *f32; };
+/* ---- ranges */
 
-/* ---- what an item needs */
-
-static bool keeps_bytes(const struct lm_plan_item *it)
+static uint64_t range_of(const struct stream *s, size_t item)
 {
-    return it->src && it->src->dtype == it->dtype && it->transform == LM_T_NONE && !it->src->big_endian;
-}
+    const struct lm_plan_item *it = &s->p->items[item];
+    uint64_t unit = lmc_common_unit(&s->x, item), want = s->range;
 
-/* Elements of the next piece of an item, a multiple of its unit. */
-static uint64_t piece_of(const struct stream *s, const struct lm_plan_item *it)
-{
-    uint64_t unit = lmc_unit(it), want = s->piece;
-
-    if (keeps_bytes(it)) {
+    if (lmc_keeps_bytes(it)) {
         const struct lm_dtype_info *d = lm_dtype_info(it->dtype);
-        want = COPY / d->block_bytes * d->block_elems;
+        uint64_t copy = COPY / d->block_bytes * d->block_elems;
+        want = copy > want ? copy : want;
     }
     return want > unit ? want / unit * unit : unit;
 }
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Buffers for the largest piece of the plan. */
-static int make_buffers(struct buffers *b, const struct stream *s)
-{
-    size_t raw = BOUNCE, out = 64, f32 = 16;
-
-    for (size_t i = 0; i < s->p->n_items; i++) {
-        const struct lm_plan_item *it = &s->p->items[i];
-        uint64_t n = piece_of(s, it) < lm_plan_elems(it) ? piece_of(s, it) : lm_plan_elems(it);
-        if (keeps_bytes(it))
-            continue;
-        raw = larger(raw, lmc_raw_bytes(it, n));
-        if (it->src && it->src->dtype == it->dtype)
-            continue;
-        f32 = larger(f32, n);
-        out = larger(out, lm_dtype_bytes(it->dtype, n));
-    }
-    b->raw = aligned_alloc(64, (raw + 63) / 64 * 64);
-    b->out = aligned_alloc(64, (out + 63) / 64 * 64);
-    b->f32 = aligned_alloc(64, (f32 * sizeof(float) + 63) / 64 * 64);
-    return b->raw && b->out && b->f32 ? 0 : -1;
-}
-
-static void free_buffers(struct buffers *b)
-{
-    free(b->raw);
-    free(b->out);
-    free(b->f32);
-}
-
-/* ---- handing out pieces */
 
 bool lmc_stopped(const struct lm_run_options *o, struct lm_err *e)
 {
     if (!o->stop || !*o->stop)
         return false;
-    lm_err_set(e, LM_INTERRUPTED, "interrupted; nothing was left behind");
+    lm_err_set(e, LM_INTERRUPTED, o->keep ? "interrupted; what is done is kept, and the same command goes on from there"
+                                          : "interrupted; nothing was left behind");
     return true;
 }
 
@@ -121,11 +89,11 @@ static void fail(struct stream *s, const struct lm_err *e)
 /* The disk is kept busy while we compute, so that the last fsync is short. */
 struct nudge { int fd; uint64_t from, n; };
 
-static struct nudge note_output(struct stream *s, const struct job *j)
+static struct nudge note_output(struct stream *s, const struct lmc_range *r)
 {
-    const struct lm_plan_item *it = &s->p->items[j->item];
-    struct lmc_place at = s->places[j->item];
-    uint64_t from = at.offset + lm_dtype_bytes(it->dtype, j->first), to = from + lm_dtype_bytes(it->dtype, j->n);
+    const struct lm_plan_item *it = &s->p->items[r->item];
+    struct lmc_place at = s->x.of[0].places[r->item];
+    uint64_t from = at.offset + lm_dtype_bytes(it->dtype, r->first), to = from + lm_dtype_bytes(it->dtype, r->n);
     struct nudge due = {-1, 0, 0};
 
     if (s->sync_fd != at.fd || from < s->sync_to) {
@@ -140,151 +108,174 @@ static struct nudge note_output(struct stream *s, const struct job *j)
     return due;
 }
 
-static bool next_job(struct stream *s, struct job *j, struct nudge *due)
+/* A range belongs to the share that its first byte falls into. */
+static bool is_mine(const struct stream *s, uint64_t at)
 {
-    bool got = false;
+    if (s->o->n_parts == 0)
+        return true;
+    return (uint64_t)((double)at / (double)(s->out_bytes ? s->out_bytes : 1) * s->o->n_parts) + 1 == s->o->part;
+}
 
-    pthread_mutex_lock(&s->lock);
+/* The next range of all; false: there is none. */
+static bool step(struct stream *s, struct lmc_range *r, uint64_t *at)
+{
     while (s->item < s->p->n_items && s->first >= lm_plan_elems(&s->p->items[s->item])) {
         s->item++;
         s->first = 0;
     }
-    if (!s->failed && s->item < s->p->n_items) {
-        const struct lm_plan_item *it = &s->p->items[s->item];
-        uint64_t left = lm_plan_elems(it) - s->first, n = piece_of(s, it);
-        *j = (struct job){s->item, s->first, n < left ? n : left};
-        s->first += j->n;
-        *due = note_output(s, j);
-        got = true;
+    if (s->item == s->p->n_items)
+        return false;
+    const struct lm_plan_item *it = &s->p->items[s->item];
+    uint64_t left = lm_plan_elems(it) - s->first, n = range_of(s, s->item);
+    *r = (struct lmc_range){s->item, s->first, n < left ? n : left};
+    *at = s->at;
+    s->first += r->n;
+    s->at += lm_dtype_bytes(it->dtype, r->n);
+    return true;
+}
+
+struct job { struct lmc_range r; struct nudge due; bool sampled; };
+
+static bool next_job(struct stream *s, struct job *j)
+{
+    uint64_t at = 0, stride = s->out_bytes / SAMPLES + 1;
+    bool got = false;
+
+    pthread_mutex_lock(&s->lock);
+    while (!s->failed && !got && step(s, &j->r, &at))
+        got = is_mine(s, at);
+    if (got) {
+        j->due = note_output(s, &j->r);
+        j->sampled = at == 0 || (at - 1) / stride != (s->at - 1) / stride;
     }
     pthread_mutex_unlock(&s->lock);
     return got;
 }
 
-/* True when it was the last piece of its tensor. */
-static bool report(struct stream *s, const struct job *j, const struct lmc_tally *t)
-{
-    struct lm_plan_item *it = &s->p->items[j->item];
+/* ---- results */
 
-    pthread_mutex_lock(&s->lock);
+static void count(struct lm_plan_item *it, const struct lmc_tally *t)
+{
     it->n_overflow += t->n_overflow;
     it->n_flushed += t->n_flushed;
     it->n_nan += t->n_nan;
+    lmc_errors_add(&it->errors, &t->errors);
+}
+
+static void progress(struct stream *s, const struct lmc_range *piece)
+{
+    const struct lm_plan_item *it = &s->p->items[piece->item];
+
+    pthread_mutex_lock(&s->lock);
     if (it->src)
-        s->done += lm_dtype_bytes(it->src->dtype, j->n);
-    s->finished[j->item] += j->n;
-    bool last = s->finished[j->item] == lm_plan_elems(it);
+        s->done += lm_dtype_bytes(it->src->dtype, piece->n);
     if (s->o->progress)
         s->o->progress(s->o->user, s->done, s->total);
     pthread_mutex_unlock(&s->lock);
-    return last;
 }
 
-/* ---- one piece */
-
-static int copy_by_hand(int from, uint64_t at, int to, uint64_t dst, uint64_t n, uint8_t *buf, struct lm_err *e)
+static int add_sample(struct stream *s, size_t out, const struct job *j, const struct lmc_done *done)
 {
-    while (n > 0) {
-        size_t k = n < BOUNCE ? (size_t)n : BOUNCE;
-        if (lmc_pread_all(from, buf, k, at, e) || lm_pwrite_all(to, buf, k, dst, e))
+    const struct lmc_output *x = &s->x.of[out];
+    bool copied = lmc_keeps_bytes(&x->p->items[j->r.item]) && !x->journal;
+
+    if (s->n_samples == s->samples_room) {
+        size_t room = s->samples_room ? 2 * s->samples_room : 64;
+        struct sample *bigger = reallocarray(s->samples, room, sizeof *bigger);
+        if (!bigger)
             return -1;
-        at += k;
-        dst += k;
-        n -= k;
+        s->samples = bigger;
+        s->samples_room = room;
     }
+    s->samples[s->n_samples++] = (struct sample){j->r, out, copied, lmc_sum_end(&done->sum)};
     return 0;
 }
 
-static int copy_range(int from, uint64_t at, int to, uint64_t dst, uint64_t n, uint8_t *buf, struct lm_err *e)
+/* True when it was the last range of its tensor. */
+static int report(struct stream *s, const struct job *j, const struct lmc_done *done, bool *last, struct lm_err *e)
 {
-    while (n > 0) {
-        off_t a = (off_t)at, d = (off_t)dst;
-        ssize_t done = copy_file_range(from, &a, to, &d, (size_t)n, 0);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0 && (errno == ENOSPC || errno == EIO || errno == EDQUOT))
-            return lm_err_errno(e, "cannot copy");
-        /* 0 and the other errors: this pair of files cannot; reading says whether the end came early. */
-        if (done <= 0)
-            return copy_by_hand(from, at, to, dst, n, buf, e);
-        at += (uint64_t)done;
-        dst += (uint64_t)done;
-        n -= (uint64_t)done;
+    int rc = 0;
+
+    pthread_mutex_lock(&s->lock);
+    for (size_t k = 0; k < s->x.n; k++) {
+        struct lm_plan *p = s->x.of[k].p;
+        count(&p->items[j->r.item], &done[k].tally);
+        p->n_ranges++;
+        p->n_reused += done[k].skip;
+        if (rc == 0 && j->sampled && !done[k].skip && !s->x.of[k].compare && add_sample(s, k, j, &done[k]))
+            rc = lm_err_set(e, LM_NOMEM, "out of memory");
     }
-    return 0;
-}
-
-/* A scale that no longer fits F16 turns a whole block into infinities. */
-static int check_blocks(enum lm_dtype d, const void *blocks, float *scratch, size_t n, struct lm_err *e)
-{
-    lm_dtype_info(d)->to_f32(scratch, blocks, n);
-    if (lmc_max_bits(scratch, n) < 0x7f800000)
-        return 0;
-    return lm_err_set(e, LM_UNSUPPORTED, "holds values too large for %s", lm_dtype_name(d));
-}
-
-static int quantize(const struct lm_plan_item *it, const struct job *j, const struct buffers *b, struct lm_err *e)
-{
-    uint32_t max = lmc_max_bits(b->f32, j->n);
-
-    if (max >= 0x7f800000) {
-        struct lmc_tally t = {0};
-        lmc_tally(&t, b->f32, NULL, j->n, LM_F32);
-        return lm_err_set(e, LM_UNSUPPORTED, "holds values that are not finite (%llu among elements %llu to %llu); "
-                          "quantizing would spread them over whole blocks", (unsigned long long)t.n_nan,
-                          (unsigned long long)j->first, (unsigned long long)(j->first + j->n - 1));
-    }
-    lm_dtype_info(it->dtype)->from_f32(b->out, b->f32, j->n);
-    return max < 0x47000000 /* 32768 */ ? 0 : check_blocks(it->dtype, b->out, b->f32, j->n, e);
-}
-
-static int compute(struct stream *s, const struct job *j, const struct buffers *b, struct lmc_tally *t, struct lm_err *e)
-{
-    const struct lm_plan_item *it = &s->p->items[j->item];
-
-    if (lmc_fetch_f32(s->p->src, it, j->first, j->n, b->raw, b->f32, e))
-        return -1;
-    if (lm_dtype_info(it->dtype)->kind == LM_KIND_QUANT)
-        return quantize(it, j, b, e);
-    bool f64 = it->src->dtype == LM_F64;
-    lmc_tally(t, b->f32, f64 ? b->raw : NULL, j->n, it->dtype);
-    lm_dtype_info(it->dtype)->from_f32(b->out, b->f32, j->n);
-    return 0;
-}
-
-static int copy(struct stream *s, const struct lm_plan_item *it, const struct job *j, struct lmc_place at, uint8_t *buf,
-                struct lm_err *e)
-{
-    uint64_t from = it->src->offset + lm_dtype_bytes(it->dtype, j->first);
-
-    pthread_mutex_lock(&s->copying);
-    int rc = copy_range(lm_model_file(s->p->src, it->src->file)->fd, from, at.fd, at.offset,
-                        lm_dtype_bytes(it->dtype, j->n), buf, e);
-    pthread_mutex_unlock(&s->copying);
+    s->finished[j->r.item] += j->r.n;
+    *last = s->finished[j->r.item] == lm_plan_elems(&s->p->items[j->r.item]);
+    pthread_mutex_unlock(&s->lock);
     return rc;
 }
 
-static int do_job(struct stream *s, const struct job *j, const struct buffers *b, struct lmc_tally *t, struct lm_err *e)
-{
-    const struct lm_plan_item *it = &s->p->items[j->item];
-    struct lmc_place at = s->places[j->item];
-    size_t n_out = lm_dtype_bytes(it->dtype, j->n);
-    const uint8_t *data = b->out;
+/* ---- one range */
 
-    at.offset += lm_dtype_bytes(it->dtype, j->first);
-    if (keeps_bytes(it))
-        return copy(s, it, j, at, b->raw, e);
-    if (!it->src)
-        lm_dtype_info(it->dtype)->from_f32(b->out, it->made + j->first, j->n);
-    else if (it->src->dtype != it->dtype) {
-        if (compute(s, j, b, t, e))
+/* What is recorded and still has its sum need not be done again. */
+static int look_up(const struct stream *s, const struct lmc_range *r, struct lmc_done *done, bool *all, struct lm_err *e)
+{
+    *all = true;
+    for (size_t k = 0; k < s->x.n; k++) {
+        const struct lmc_output *x = &s->x.of[k];
+        const struct lmc_record *known = x->journal ? lmc_journal_find(x->journal, r->item, r->first, r->n) : NULL;
+        uint64_t sum = 0;
+        if (known && lmc_read_sum(x, r, &sum, e))
             return -1;
-    } else {
-        if (lmc_fetch(s->p->src, it, j->first, j->n, b->raw, e))
-            return -1;
-        data = b->raw;
+        done[k] = (struct lmc_done){.skip = known && sum == known->sum};
+        if (done[k].skip)
+            done[k].tally = known->tally;
+        lmc_sum_begin(&done[k].sum);
+        *all = *all && done[k].skip;
     }
-    return lm_pwrite_all(at.fd, data, n_out, at.offset, e);
+    return 0;
+}
+
+static int record(const struct stream *s, const struct lmc_range *r, const struct lmc_done *done, struct lm_err *e)
+{
+    for (size_t k = 0; k < s->x.n; k++) {
+        struct lmc_record x = {r->item, r->first, r->n, lmc_sum_end(&done[k].sum), done[k].tally};
+        if (s->x.of[k].journal && !done[k].skip && lmc_journal_add(s->x.of[k].journal, &x, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int do_pieces(struct stream *s, const struct lmc_range *r, const struct lmc_buffers *b, struct lmc_done *done,
+                     struct lm_err *e)
+{
+    uint64_t unit = lmc_common_unit(&s->x, r->item), k = s->piece > unit ? s->piece / unit * unit : unit;
+    bool copies = true;
+
+    for (size_t i = 0; i < s->x.n; i++)
+        copies = copies && lmc_keeps_bytes(&s->x.of[i].p->items[r->item]);
+    k = copies ? r->n : k;
+    for (uint64_t at = 0; at < r->n; at += k) {
+        struct lmc_range piece = {r->item, r->first + at, r->n - at < k ? r->n - at : k};
+        if (lmc_stopped(s->o, e) || lmc_piece(&s->x, &piece, b, done, e))
+            return -1;
+        progress(s, &piece);
+    }
+    return 0;
+}
+
+static int do_range(struct stream *s, const struct lmc_range *r, const struct lmc_buffers *b, struct lmc_done *done,
+                    struct lm_err *e)
+{
+    bool all;
+
+    if (lmc_stopped(s->o, e) || look_up(s, r, done, &all, e))
+        return -1;
+    if (all) {
+        progress(s, r);
+        return 0;
+    }
+    if (s->o->commit_only)
+        return lm_err_set(e, LM_MISSING, "elements %llu to %llu are not there yet: do the missing part with --part, or all "
+                          "that is missing with --resume", (unsigned long long)r->first,
+                          (unsigned long long)(r->first + r->n - 1));
+    return do_pieces(s, r, b, done, e) || record(s, r, done, e) ? -1 : 0;
 }
 
 /* Transposing reads through the mapping: its pages leave our memory (not the
@@ -297,48 +288,92 @@ static void unmap(const struct lm_tensor *t)
 }
 
 /* Pages of a source that memory cannot hold anyway are not worth keeping. */
-static void drop_behind(const struct stream *s, const struct job *j, bool last)
+static void drop_behind(const struct stream *s, const struct lmc_range *r, bool last)
 {
-    const struct lm_plan_item *it = &s->p->items[j->item];
+    const struct lm_plan_item *it = &s->p->items[r->item];
     const struct lm_tensor *t = it->src;
 
     if (t && last && it->transform == LM_T_TRANSPOSE)
         unmap(t);
-    if (t && s->total >= s->large)
-        posix_fadvise(lm_model_file(s->p->src, t->file)->fd, (off_t)(t->offset + lm_dtype_bytes(t->dtype, j->first)),
-                      (off_t)lm_dtype_bytes(t->dtype, j->n), POSIX_FADV_DONTNEED);
+    for (size_t i = 0; last && i < it->n_pieces; i++)
+        unmap(it->pieces[i].src);
+    if (t && !it->n_pieces && s->total >= s->large)
+        posix_fadvise(lm_model_file(s->p->src, t->file)->fd, (off_t)(t->offset + lm_dtype_bytes(t->dtype, r->first)),
+                      (off_t)lm_dtype_bytes(t->dtype, r->n), POSIX_FADV_DONTNEED);
+}
+
+static int one_job(struct stream *s, const struct job *j, const struct lmc_buffers *b, struct lmc_done *done,
+                   struct lm_err *e)
+{
+    bool last;
+
+    if (do_range(s, &j->r, b, done, e)) {
+        if (e->code != LM_INTERRUPTED)
+            lm_err_prefix(e, "tensor '%s'", s->p->items[j->r.item].name);
+        return -1;
+    }
+    if (report(s, j, done, &last, e))
+        return -1;
+    drop_behind(s, &j->r, last);
+    if (j->due.fd >= 0)
+        sync_file_range(j->due.fd, (off_t)j->due.from, (off_t)j->due.n, SYNC_FILE_RANGE_WRITE);
+    return 0;
 }
 
 static void *work(void *arg)
 {
     struct stream *s = arg;
-    struct buffers b;
-    struct job j;
-    struct nudge due;
+    struct lmc_buffers b = {.copying = &s->copying};
+    struct lmc_done *done = calloc(s->x.n, sizeof *done);
     struct lm_err e = {0};
+    struct job j;
 
-    if (make_buffers(&b, s)) {
-        lm_err_set(&e, LM_NOMEM, "out of memory");
+    int rc = lmc_buffers_make(&b, &s->needs) || !done ? lm_err_set(&e, LM_NOMEM, "out of memory") : 0;
+    while (rc == 0 && next_job(s, &j))
+        rc = one_job(s, &j, &b, done, &e);
+    if (rc)
         fail(s, &e);
-    }
-    while (next_job(s, &j, &due)) {
-        struct lmc_tally t = {0};
-        int rc = lmc_stopped(s->o, &e) ? -1 : do_job(s, &j, &b, &t, &e);
-        if (rc && e.code != LM_INTERRUPTED)
-            lm_err_prefix(&e, "tensor '%s'", s->p->items[j.item].name);
-        if (rc) {
-            fail(s, &e);
-            break;
-        }
-        drop_behind(s, &j, report(s, &j, &t));
-        if (due.fd >= 0)
-            sync_file_range(due.fd, (off_t)due.from, (off_t)due.n, SYNC_FILE_RANGE_WRITE);
-    }
-    free_buffers(&b);
+    lmc_buffers_free(&b);
+    free(done);
     return NULL;
 }
 
-/* ---- all */
+/* ---- what was written, read again */
+
+static int check_sample(const struct stream *s, const struct sample *x, struct lm_err *e)
+{
+    const struct lmc_output *out = &s->x.of[x->out];
+    uint64_t sum;
+
+    if (x->copied)
+        return lmc_compare_copy(out, &x->r, SAMPLE_BYTES, e);
+    if (lmc_read_sum(out, &x->r, &sum, e))
+        return -1;
+    return sum == x->sum ? 0 : lm_err_set(e, LM_MISMATCH, "what was written is not what is read back; the disk or its "
+                                          "driver is at fault");
+}
+
+static int check_samples(const struct stream *s, struct lm_err *e)
+{
+    for (size_t i = 0; i < s->n_samples; i++)
+        if (check_sample(s, &s->samples[i], e))
+            return lm_err_prefix(e, "tensor '%s'", s->p->items[s->samples[i].r.item].name);
+    return 0;
+}
+
+/* ---- memory and threads */
+
+/* Our own pages, without those of files. */
+static uint64_t private_bytes(void)
+{
+    unsigned long long size = 0, resident = 0, shared = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    bool ok = f && fscanf(f, "%llu %llu %llu", &size, &resident, &shared) == 3 && resident > shared;
+
+    if (f)
+        fclose(f);
+    return ok ? (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
 
 static int n_threads_of(const struct lm_run_options *o)
 {
@@ -350,18 +385,42 @@ static int n_threads_of(const struct lm_run_options *o)
     return n < 1 ? 1 : n > 256 ? 256 : n;
 }
 
-static void set_sizes(struct stream *s, int n_threads)
+static void measure_plan(struct stream *s)
 {
-    uint64_t ram = s->o->max_ram ? s->o->max_ram : DEFAULT_RAM;
-    uint64_t fit = ram / 30 / (uint64_t)n_threads; /* at most 8 bytes in, 4 as f32, 8 out an element; the rest is slack */
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t elems = 0;
 
-    s->piece = fit < PIECE ? fit / 4096 * 4096 : PIECE;
-    if (s->piece == 0)
-        s->piece = 4096;
+    for (size_t i = 0; i < s->p->n_items; i++) {
+        const struct lm_plan_item *it = &s->p->items[i];
+        s->total += it->src ? lm_dtype_bytes(it->src->dtype, lm_plan_elems(it)) : 0;
+        s->out_bytes += lm_dtype_bytes(it->dtype, lm_plan_elems(it));
+        elems += lm_plan_elems(it);
+    }
+    for (s->range = RANGE; s->range < elems / MAX_RANGES;)
+        s->range *= 2;
     s->large = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : UINT64_MAX;
-    for (size_t i = 0; i < s->p->n_items; i++)
-        s->total += s->p->items[i].src ? s->p->items[i].src->n_bytes : 0;
+}
+
+/* Threads and pieces that fit into the memory allowed; some tensors must be
+ * taken many rows at a time, and then fewer threads work. */
+static int fit(struct stream *s, int *n_threads, struct lm_err *e)
+{
+    uint64_t ram = s->o->max_ram ? s->o->max_ram : DEFAULT_RAM, used = private_bytes(), stacks = 256 << 10;
+    uint64_t room = ram > used + LEAST_RAM ? ram - used : LEAST_RAM, a_thread;
+
+    /* At most 8 bytes in, 4 as f32 twice, 8 out an element; the rest is slack. */
+    s->piece = room / 32 / (uint64_t)*n_threads / 4096 * 4096;
+    s->piece = s->piece > PIECE ? PIECE : s->piece ? s->piece : 4096;
+    s->needs = lmc_needs_of(&s->x, s->piece);
+    a_thread = s->needs.all + stacks;
+    if (a_thread > room)
+        return lm_err_set(e, LM_LIMIT, "tensor '%s' takes %llu MB of memory at once, and --max-ram leaves %llu: give at "
+                          "least --max-ram %lluM", s->p->items[s->needs.largest].name,
+                          (unsigned long long)(a_thread / 1000000 + 1), (unsigned long long)(room / 1000000),
+                          (unsigned long long)((a_thread + used) / 1000000 + 2));
+    if (a_thread * (uint64_t)*n_threads > room)
+        *n_threads = (int)(room / a_thread);
+    return 0;
 }
 
 static void advise(const struct lm_model *m)
@@ -370,27 +429,41 @@ static void advise(const struct lm_model *m)
         posix_fadvise(lm_model_file(m, i)->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
 }
 
-int lmc_stream(struct lm_plan *p, const struct lmc_place *places, const struct lm_run_options *o, struct lm_err *e)
+static void run_threads(struct stream *s, int n)
 {
-    struct stream s = {.p = p, .places = places, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER,
-                       .copying = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
     pthread_t threads[256];
-    int n = n_threads_of(o), started = 0;
+    int started = 0;
 
-    s.finished = calloc(p->n_items + 1, sizeof *s.finished);
-    if (!s.finished)
-        return lm_err_set(e, LM_NOMEM, "out of memory");
-    set_sizes(&s, n);
-    advise(p->src);
-    while (started < n - 1 && pthread_create(&threads[started], NULL, work, &s) == 0)
+    while (started < n - 1 && pthread_create(&threads[started], NULL, work, s) == 0)
         started++;
-    work(&s); /* this thread too: fewer threads than asked for are no error */
+    work(s); /* this thread too: fewer threads than asked for are no error */
     while (started > 0)
         pthread_join(threads[--started], NULL);
+}
+
+int lmc_stream(const struct lmc_output *outs, size_t n, const struct lm_run_options *o, struct lm_err *e)
+{
+    struct stream s = {.x = {outs, n, o->measure}, .p = outs[0].p, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER,
+                       .copying = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
+    int n_threads = n_threads_of(o), rc;
+
+    s.finished = calloc(s.p->n_items + 1, sizeof *s.finished);
+    if (!s.finished)
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    measure_plan(&s);
+    rc = fit(&s, &n_threads, e);
+    if (rc == 0) {
+        advise(s.p->src);
+        run_threads(&s, n_threads);
+        rc = s.failed ? -1 : 0;
+        if (s.failed)
+            *e = s.err;
+    }
+    if (rc == 0)
+        rc = check_samples(&s, e);
     pthread_mutex_destroy(&s.lock);
     pthread_mutex_destroy(&s.copying);
     free(s.finished);
-    if (s.failed)
-        *e = s.err;
-    return s.failed ? -1 : 0;
+    free(s.samples);
+    return rc;
 }

@@ -55,6 +55,40 @@ void lmc_tally(struct lmc_tally *t, const float *x, const void *f64, size_t n, e
         tally_f32(t, x, n, limits_of(to));
 }
 
+/* ---- errors of any change */
+
+static void keep_largest(struct lm_errors *r, double error, uint64_t at)
+{
+    if (error > r->max || (error == r->max && r->n > 0 && at < r->max_at)) {
+        r->max = error;
+        r->max_at = at;
+    }
+}
+
+void lmc_measure(struct lm_errors *r, const float *x, const float *y, size_t n, uint64_t first)
+{
+    for (size_t i = 0; i < n; i++) {
+        double a = x[i], b = y[i], d = b - a;
+        r->x2 += a * a;
+        r->y2 += b * b;
+        r->xy += a * b;
+        r->e2 += d * d;
+        if (d > r->max || -d > r->max)
+            keep_largest(r, d < 0 ? -d : d, first + i);
+    }
+    r->n += n;
+}
+
+void lmc_errors_add(struct lm_errors *r, const struct lm_errors *more)
+{
+    keep_largest(r, more->max, more->max_at);
+    r->n += more->n;
+    r->x2 += more->x2;
+    r->y2 += more->y2;
+    r->xy += more->xy;
+    r->e2 += more->e2;
+}
+
 uint32_t lmc_max_bits(const float *x, size_t n)
 {
     int32_t max = 0;

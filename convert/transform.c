@@ -25,15 +25,27 @@ static uint64_t row_elems(const struct lm_plan_item *it)
     return it->src->n_elems / it->src->shape[0];
 }
 
+/* What knows the importance of columns takes whole rows. */
+static uint64_t whole_rows(const struct lm_plan_item *it, uint64_t unit)
+{
+    uint64_t row = it->n_dims ? it->shape[it->n_dims - 1] : 1;
+
+    if (!it->importance || unit % row == 0)
+        return unit;
+    return it->transform == LM_T_NONE ? row : unit * row;
+}
+
 uint64_t lmc_unit(const struct lm_plan_item *it)
 {
     uint64_t unit = 256; /* every block size divides it */
 
+    if (it->n_pieces || it->transform == LM_T_PLUS_ONE)
+        return whole_rows(it, unit);
     if (it->src && it->transform == LM_T_TRANSPOSE)
         unit = it->shape[1] * (is_quant(it->src->dtype) ? lm_dtype_info(it->src->dtype)->block_elems : TILE);
     else if (it->src && it->transform != LM_T_NONE && it->src->n_elems > 0)
         unit = row_elems(it);
-    return unit ? unit : 1;
+    return whole_rows(it, unit ? unit : 1);
 }
 
 /* Permuted rows need one row more, for what lies between them. */
@@ -210,7 +222,9 @@ int lmc_fetch(const struct lm_model *m, const struct lm_plan_item *it, uint64_t 
     const struct lm_tensor *t = it->src;
     int fd = lm_model_file(m, t->file)->fd, rc = 0;
 
-    if (it->transform == LM_T_NONE)
+    if (it->n_pieces)
+        rc = lmc_fetch_pieces(m, it, first, n, raw, e);
+    else if (it->transform == LM_T_NONE || it->transform == LM_T_PLUS_ONE)
         rc = lmc_pread_all(fd, raw, lm_dtype_bytes(t->dtype, n), t->offset + lm_dtype_bytes(t->dtype, first), e);
     else if (it->transform == LM_T_TRANSPOSE)
         fetch_transposed(it, first, n, raw);
@@ -229,5 +243,7 @@ int lmc_fetch_f32(const struct lm_model *m, const struct lm_plan_item *it, uint6
     if (lmc_fetch(m, it, first, n, raw, e))
         return -1;
     lm_dtype_info(it->src->dtype)->to_f32(out, raw, (size_t)n);
+    for (uint64_t i = 0; it->transform == LM_T_PLUS_ONE && i < n; i++)
+        out[i] += it->inverse ? -1.0f : 1.0f;
     return 0;
 }

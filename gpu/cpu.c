@@ -77,9 +77,12 @@ static void free_scratch(struct lm_dev *d)
 {
     free(d->norm);
     free(d->wide);
+    free(d->out);
     free(d->acts);
-    d->norm = d->wide = NULL;
+    lmi_moe_free(d->moe);
+    d->norm = d->wide = d->out = NULL;
     d->acts = NULL;
+    d->moe = NULL;
     for (int i = 0; i < d->n_threads; i++) {
         free(d->threads[i].tile);
         d->threads[i].tile = NULL;
@@ -87,25 +90,45 @@ static void free_scratch(struct lm_dev *d)
     d->n_cap = 0;
 }
 
+static size_t largest(const size_t *x, size_t n)
+{
+    size_t max = 0;
+    for (size_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
 /* Columns of the widest input. */
 static size_t max_cols(const struct lm_config *c)
 {
-    size_t q = (size_t)c->n_heads * c->d_head, k = c->d_model > c->d_ff ? c->d_model : c->d_ff;
-    return q > k ? q : k;
+    const size_t all[] = {(size_t)c->n_heads * c->d_head, (size_t)c->n_heads * c->d_head_v, c->d_model, c->d_ff,
+                          c->d_ff_expert, c->d_ff_shared, c->q_lora, c->kv_lora};
+    return largest(all, sizeof all / sizeof *all);
+}
+
+/* Rows of the widest product that is kept whole; latent attention keeps q and its latent vector at once. */
+static size_t max_rows(const struct lm_config *c)
+{
+    size_t q = (size_t)c->n_heads * c->d_head;
+    const size_t all[] = {((size_t)c->n_heads + 2 * (size_t)c->n_kv_heads) * c->d_head, c->d_ff, c->d_ff_expert,
+                          c->d_ff_shared, c->kv_lora ? q + c->q_lora + c->kv_lora + c->d_rope : 0,
+                          (size_t)c->n_heads * c->d_head_v};
+    return largest(all, sizeof all / sizeof *all);
 }
 
 int lmi_cpu_reserve(struct lm_dev *d, size_t n, struct lm_err *e)
 {
     const struct lm_config *c = &d->net->config;
-    size_t qkv = ((size_t)c->n_heads + 2 * (size_t)c->n_kv_heads) * c->d_head;
 
     if (n <= d->n_cap)
         return 0;
     free_scratch(d);
     d->norm = lmi_cpu_alloc(n, c->d_model * sizeof(float));
-    d->wide = lmi_cpu_alloc(n, (qkv > c->d_ff ? qkv : c->d_ff) * sizeof(float));
+    d->wide = lmi_cpu_alloc(n, max_rows(c) * sizeof(float));
+    d->out = lmi_cpu_alloc(n, c->d_model * sizeof(float));
     d->acts = lmi_cpu_alloc(1, lmi_acts_bytes(d, max_cols(c), n));
-    bool ok = d->norm && d->wide && d->acts;
+    d->moe = c->n_experts ? lmi_moe_new(d, n) : NULL;
+    bool ok = d->norm && d->wide && d->out && d->acts && (d->moe || !c->n_experts);
     for (int i = 0; i < d->n_threads; i++)
         ok = (d->threads[i].tile = lmi_cpu_alloc(n, LMI_ROWS * sizeof(float))) && ok;
     if (!ok) {
@@ -140,20 +163,36 @@ static void note_panel(struct lm_dev *d, const struct lm_mat *m)
     d->panel_bytes = bytes > d->panel_bytes ? bytes : d->panel_bytes;
 }
 
+/* Experts may differ in type; heads do not. */
+static void note_layer(struct lm_dev *d, const struct lm_layer_weights *w)
+{
+    const struct lm_config *c = &d->net->config;
+    const struct lm_mat *all[] = {&w->q, &w->k, &w->v, &w->qkv, &w->out, &w->gate, &w->up, &w->down, &w->q_a, &w->q_b,
+                                  &w->kv_a, &w->router, &w->s_gate, &w->s_up, &w->s_down, &w->s_router};
+    const struct lm_mat *many[] = {w->e_gate, w->e_up, w->e_down};
+
+    for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+        note_panel(d, all[j]);
+    for (size_t j = 0; j < 3; j++)
+        for (uint32_t x = 0; many[j] && x < c->n_experts; x++)
+            note_panel(d, many[j] + x);
+    if (w->k_b && w->v_b) {
+        note_panel(d, w->k_b);
+        note_panel(d, w->v_b);
+    }
+}
+
 static void measure(struct lm_dev *d)
 {
     const struct lm_net *net = d->net;
     const struct lm_config *c = &net->config;
-    size_t group = c->n_heads / c->n_kv_heads, fit;
+    size_t group = net->n_kv ? c->n_heads / net->n_kv : 1, fit;
 
     note_panel(d, &net->head);
-    for (uint32_t i = 0; i < c->n_layers; i++) {
-        const struct lm_layer_weights *w = net->layers + i;
-        const struct lm_mat *all[] = {&w->q, &w->k, &w->v, &w->qkv, &w->out, &w->gate, &w->up, &w->down};
-        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
-            note_panel(d, all[j]);
-    }
-    d->d_head_pad = (c->d_head + 15) / 16 * 16;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        note_layer(d, net->layers + i);
+    d->d_v_pad = ((size_t)net->d_v + 15) / 16 * 16;
+    d->d_task_pad = net->d_k > net->d_v ? ((size_t)net->d_k + 15) / 16 * 16 : d->d_v_pad;
     d->lds = ((size_t)net->ctx_len + 15) / 16 * 16 + 16; /* not a power of two: rows would share cache sets */
     fit = SCORE_FLOATS / d->lds;
     d->attend_rows = fit < ATTEND_ROWS ? fit : ATTEND_ROWS;
@@ -168,7 +207,7 @@ static int open_threads(struct lm_dev *d, struct lm_err *e)
         struct lmi_thread *t = d->threads + i;
         t->panel = lmi_cpu_alloc(1, d->panel_bytes);
         t->scores = lmi_cpu_alloc(d->attend_rows, d->lds * sizeof(float));
-        t->heads = lmi_cpu_alloc(2 * d->attend_rows, d->d_head_pad * sizeof(float));
+        t->heads = lmi_cpu_alloc(2 * d->attend_rows, d->d_task_pad * sizeof(float));
         ok = t->panel && t->scores && t->heads;
     }
     return ok ? 0 : lm_err_set(e, LM_NOMEM, "out of memory for the scratch of %d threads", d->n_threads);
@@ -182,7 +221,7 @@ int lmi_cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_backen
     if (!d)
         return lm_err_set(e, LM_NOMEM, "out of memory");
     d->net = net;
-    d->math = o->math == LM_MATH_EXACT ? LM_MATH_EXACT : LM_MATH_FAST;
+    d->math = o->math == LM_MATH_EXACT || o->math == LM_MATH_F64 ? LM_MATH_EXACT : LM_MATH_FAST;
     d->n_threads = o->n_threads > 0 ? o->n_threads : omp_get_num_procs();
     d->kernels = kernels;
     measure(d);
@@ -254,6 +293,15 @@ static int buf_write(struct lm_dev *d, struct lm_buf *b, size_t first, size_t n,
     return 0;
 }
 
+static int buf_move(struct lm_dev *d, struct lm_buf *b, size_t to, size_t from, size_t n, struct lm_err *e)
+{
+    (void)d;
+    if (check_range(b, from, n, e) || check_range(b, to, n, e))
+        return -1;
+    memmove(b->data + to, b->data + from, n * sizeof *b->data);
+    return 0;
+}
+
 /* ---- KV cache: mapped, so that only positions that are used take memory, and zero */
 
 static float *map_zeros(size_t bytes)
@@ -268,31 +316,41 @@ static void kv_free(struct lm_dev *d, struct lm_kv *kv)
     if (!kv)
         return;
     if (kv->k)
-        munmap(kv->k, kv->n_bytes);
+        munmap(kv->k, kv->k_bytes);
     if (kv->v)
-        munmap(kv->v, kv->n_bytes);
+        munmap(kv->v, kv->v_bytes);
     free(kv);
+}
+
+/* Bytes of the keys or values of all layers; 0 when they do not fit. */
+static size_t kv_size(const struct lm_dev *d, size_t ctx_pad, size_t width)
+{
+    uint64_t bytes;
+
+    if (!lm_mul_u64(ctx_pad * width, (uint64_t)d->net->config.n_layers * d->net->n_kv, &bytes) ||
+        !lm_mul_u64(bytes, sizeof(float), &bytes) || bytes > SIZE_MAX / 2)
+        return 0;
+    return (size_t)bytes;
 }
 
 static int kv_new(struct lm_kv **out, struct lm_dev *d, struct lm_err *e)
 {
-    const struct lm_config *c = &d->net->config;
     struct lm_kv *kv = calloc(1, sizeof *kv);
-    uint64_t bytes = 0;
 
     if (!kv)
         return lm_err_set(e, LM_NOMEM, "out of memory");
     kv->ctx_pad = ((size_t)d->net->ctx_len + LMI_LANES - 1) / LMI_LANES * LMI_LANES;
-    if (lm_mul_u64(kv->ctx_pad * d->d_head_pad, (uint64_t)c->n_layers * c->n_kv_heads, &bytes) &&
-        lm_mul_u64(bytes, sizeof(float), &bytes) && bytes <= SIZE_MAX / 2) {
-        kv->n_bytes = (size_t)bytes;
-        kv->k = map_zeros(kv->n_bytes);
-        kv->v = map_zeros(kv->n_bytes);
+    kv->k_bytes = kv_size(d, kv->ctx_pad, d->net->d_k);
+    kv->v_bytes = kv_size(d, kv->ctx_pad, d->d_v_pad);
+    if (kv->k_bytes && kv->v_bytes) {
+        kv->k = map_zeros(kv->k_bytes);
+        kv->v = map_zeros(kv->v_bytes);
     }
     if (!kv->k || !kv->v) {
+        size_t bytes = kv->k_bytes;
         kv_free(d, kv);
-        return lm_err_set(e, LM_NOMEM, "out of memory for a KV cache of %u positions (2 x %llu bytes): ask for fewer",
-                          d->net->ctx_len, (unsigned long long)bytes);
+        return lm_err_set(e, LM_NOMEM, "out of memory for a KV cache of %u positions (2 x %zu bytes): ask for fewer",
+                          d->net->ctx_len, bytes);
     }
     *out = kv;
     return 0;
@@ -302,17 +360,17 @@ static int kv_read(struct lm_dev *d, const struct lm_kv *kv, uint32_t layer, siz
                    struct lm_err *e)
 {
     const struct lm_config *c = &d->net->config;
-    size_t dh = c->d_head;
+    size_t dk = d->net->d_k, dv = d->net->d_v, heads = d->net->n_kv;
 
     if (layer >= c->n_layers || pos > d->net->ctx_len || n > d->net->ctx_len - pos)
         return lm_err_set(e, LM_USAGE, "KV rows %zu..%zu of layer %u are outside the cache", pos, pos + n, layer);
     for (size_t t = 0; t < n; t++)
-        for (size_t h = 0; h < c->n_kv_heads; h++) {
+        for (size_t h = 0; h < heads; h++) {
             const float *from = lmi_k_at(d, kv, layer, h, pos + t);
-            float *to = k + (t * c->n_kv_heads + h) * dh;
-            for (size_t i = 0; i < dh; i++)
+            float *to = k + (t * heads + h) * dk;
+            for (size_t i = 0; i < dk; i++)
                 to[i] = from[i * LMI_LANES];
-            memcpy(v + (t * c->n_kv_heads + h) * dh, lmi_v_at(d, kv, layer, h, pos + t), dh * sizeof *v);
+            memcpy(v + (t * heads + h) * dv, lmi_v_at(d, kv, layer, h, pos + t), dv * sizeof *v);
         }
     return 0;
 }
@@ -332,6 +390,7 @@ const struct lm_backend lm_backend_cpu = {
     .buf_free = buf_free,
     .buf_read = buf_read,
     .buf_write = buf_write,
+    .buf_move = buf_move,
     .kv_new = kv_new,
     .kv_free = kv_free,
     .embed = lmi_cpu_embed,

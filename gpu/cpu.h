@@ -96,12 +96,15 @@ struct lm_dev {
     const struct lmi_kernels *kernels;
     enum lm_math math;
     int n_threads;
-    size_t attend_rows, lds, d_head_pad; /* attention task size; stride of scores; d_head up to 16 */
+    size_t attend_rows, lds;     /* attention task size; stride of scores */
+    size_t d_v_pad, d_task_pad;  /* d_v, and the larger of d_k and d_v, up to 16 */
     size_t panel_bytes;
     size_t n_cap;      /* tokens that the scratch is sized for */
     float *norm;       /* [n, d] */
-    float *wide;       /* [n, max(Q + 2 KV, d_ff)] */
+    float *wide;       /* [n, widest product] */
+    float *out;        /* [n, d] what joins the residual stream after a norm or scale; experts */
     uint8_t *acts;     /* int8 and bf16 forms of the inputs */
+    struct lmi_moe *moe; /* NULL: no experts */
     struct lmi_thread *threads;
 };
 
@@ -110,22 +113,32 @@ struct lm_buf {
     size_t n;
 };
 
-/* k: [layer][kv head][position / 16][d_head][position % 16];
- * v: [layer][kv head][position][d_head_pad], zero beyond d_head. */
+/* Scratch for experts (cpu_moe.c). */
+struct lmi_moe {
+    float *logits;        /* [n, n_experts] */
+    float *gather;        /* [n, d] inputs of one expert */
+    float *parts;         /* [n, n_experts_used, d] what the chosen of each token gave, best first */
+    double *weights;      /* [n, n_experts_used] */
+    uint32_t *chosen;     /* the same */
+    uint32_t *slots;      /* [n] places in parts of one expert's tokens */
+    double *doubles;      /* [n_threads, 4 n_experts] */
+};
+
+/* k: [layer][kv head][position / 16][d_k][position % 16];
+ * v: [layer][kv head][position][d_v_pad], zero beyond d_v. */
 struct lm_kv {
     float *k, *v;
-    size_t n_bytes;    /* of each */
+    size_t k_bytes, v_bytes;
     size_t ctx_pad;
 };
 static inline float *lmi_k_at(const struct lm_dev *d, const struct lm_kv *kv, size_t layer, size_t head, size_t pos)
 {
-    const struct lm_config *c = &d->net->config;
-    size_t base = (layer * c->n_kv_heads + head) * kv->ctx_pad * c->d_head;
-    return kv->k + base + pos / LMI_LANES * LMI_LANES * c->d_head + pos % LMI_LANES;
+    size_t dk = d->net->d_k, base = (layer * d->net->n_kv + head) * kv->ctx_pad * dk;
+    return kv->k + base + pos / LMI_LANES * LMI_LANES * dk + pos % LMI_LANES;
 }
 static inline float *lmi_v_at(const struct lm_dev *d, const struct lm_kv *kv, size_t layer, size_t head, size_t pos)
 {
-    return kv->v + ((layer * d->net->config.n_kv_heads + head) * kv->ctx_pad + pos) * d->d_head_pad;
+    return kv->v + ((layer * d->net->n_kv + head) * kv->ctx_pad + pos) * d->d_v_pad;
 }
 
 /* lm_backend_cpu.open with kernels of the caller's choice. */
@@ -153,8 +166,37 @@ void lmi_mat_tile(struct lm_dev *d, const struct lm_mat *m, const struct lmi_act
 /* ---- the parts of operations (cpu_attend.c) */
 int lmi_cpu_attend(struct lm_dev *d, uint32_t layer, const struct lm_buf *q, const struct lm_kv *kv, struct lm_buf *out,
                    size_t n, size_t pos0, float *probs, struct lm_err *e);
-/* Rotates the q and k rows of wide [n, Q + 2 KV] and stores q, K and V. */
+/* Norms and rotates the q and k rows of wide [n, Q + 2 KV] and stores q, K and V. */
 void lmi_cpu_store_qkv(struct lm_dev *d, uint32_t layer, struct lm_buf *q, struct lm_kv *kv, size_t n, size_t pos0);
+
+/* x [d_rope] of a layer, in place. */
+void lmi_cpu_rotate(const struct lm_dev *d, const struct lm_layer_weights *w, float *x, size_t pos);
+/* One position's k [d_k] and v [d_v] of a head. */
+void lmi_cpu_store_kv(const struct lm_dev *d, struct lm_kv *kv, size_t layer, size_t head, size_t pos, const float *k,
+                      const float *v);
+
+/* ---- shared by the files of operations (cpu_ops.c) */
+struct lmi_job { const struct lm_mat *m; float *y; }; /* y [n, ldy] */
+/* Results of several matrices of one input, side by side. */
+void lmi_cpu_products(struct lm_dev *d, const struct lmi_job *jobs, size_t n_jobs, const struct lmi_acts *a,
+                      size_t ldy);
+/* h [n, up->rows] = act(gate x) * (up x), or act(up x) when gate is NULL. */
+void lmi_cpu_hidden(struct lm_dev *d, const struct lm_mat *gate, const struct lm_mat *up, const struct lmi_acts *a,
+                    float *h);
+/* out = norm of x [n] by w and b; sums in double, in a fixed order. */
+void lmi_cpu_norm(const struct lm_config *c, float *out, const float *x, size_t n, const struct lm_vec *w,
+                  const struct lm_vec *b);
+/* Norm of all rows into d->norm; x itself where there is none. */
+const float *lmi_cpu_norm_rows(struct lm_dev *d, const float *x, size_t n, const struct lm_vec *w,
+                               const struct lm_vec *b);
+/* cpu_moe.c: d->out [n, d] = what the experts of a layer make of in [n, d]. */
+void lmi_cpu_experts(struct lm_dev *d, const struct lm_layer_weights *w, const float *in, size_t n);
+struct lmi_moe *lmi_moe_new(const struct lm_dev *d, size_t n); /* NULL: out of memory */
+void lmi_moe_free(struct lmi_moe *m);
+/* cpu_mla.c: latent attention's qkv, and the values of its heads, wide [n, n_heads d_head_v], from a [n, A]. */
+void lmi_cpu_latent_qkv(struct lm_dev *d, uint32_t layer, const float *in, struct lm_buf *q, struct lm_kv *kv, size_t n,
+                        size_t pos0);
+void lmi_cpu_latent_values(struct lm_dev *d, const struct lm_layer_weights *w, const float *a, size_t n);
 
 /* ---- operations (cpu_ops.c) */
 int lmi_cpu_embed(struct lm_dev *d, struct lm_buf *x, const int32_t *ids, size_t n, size_t pos0, bool add_pos,

@@ -7,53 +7,80 @@
 #include <math.h>
 #include <omp.h>
 #include "gpu/cpu.h"
+#include "gpu/mechanics.h"
 
 #define KEYS 256 /* keys whose values are summed before they join the rest */
 
 /* ---- rotation and storing */
 
-static void rotate(const struct lm_dev *d, float *x, size_t n_heads, size_t pos)
+void lmi_cpu_rotate(const struct lm_dev *d, const struct lm_layer_weights *w, float *x, size_t pos)
 {
     const struct lm_net *net = d->net;
     size_t half = net->config.d_rope / 2, step = net->rope == LM_ROPE_HALF ? 1 : 2;
     size_t other = net->rope == LM_ROPE_HALF ? half : 1;
-    const float *cosine = net->rope_cos + pos * half, *sine = net->rope_sin + pos * half;
+    const float *cosine = (w->local_rope ? net->local_cos : net->rope_cos) + pos * half;
+    const float *sine = (w->local_rope ? net->local_sin : net->rope_sin) + pos * half;
 
-    for (size_t h = 0; h < n_heads; h++, x += net->config.d_head)
-        for (size_t j = 0; j < half; j++) {
-            float a = x[step * j], b = x[step * j + other];
-            x[step * j] = a * cosine[j] - b * sine[j];
-            x[step * j + other] = a * sine[j] + b * cosine[j];
-        }
+    for (size_t j = 0; j < half; j++) {
+        float a = x[step * j], b = x[step * j + other];
+        x[step * j] = a * cosine[j] - b * sine[j];
+        x[step * j + other] = a * sine[j] + b * cosine[j];
+    }
 }
 
-static void store_kv(const struct lm_dev *d, struct lm_kv *kv, size_t layer, size_t pos, const float *k,
-                     const float *v)
+void lmi_cpu_store_kv(const struct lm_dev *d, struct lm_kv *kv, size_t layer, size_t head, size_t pos, const float *k,
+                      const float *v)
+{
+    float *to = lmi_k_at(d, kv, layer, head, pos);
+
+    for (size_t i = 0; i < d->net->d_k; i++)
+        to[i * LMI_LANES] = k[i];
+    memcpy(lmi_v_at(d, kv, layer, head, pos), v, d->net->d_v * sizeof *v);
+}
+
+/* Norms of Q and of K, over each head or over all at once. */
+static void norm_heads(const struct lm_dev *d, const struct lm_layer_weights *w, float *row)
 {
     const struct lm_config *c = &d->net->config;
+    bool whole = c->arch->qk_norm == LM_QK_NORM_WHOLE;
+    size_t dh = c->d_head, nq = whole ? 1 : c->n_heads, nk = whole ? 1 : c->n_kv_heads;
+    const struct lm_vec none = {0};
 
-    for (size_t h = 0; h < c->n_kv_heads; h++) {
-        float *to = lmi_k_at(d, kv, layer, h, pos);
-        for (size_t i = 0; i < c->d_head; i++)
-            to[i * LMI_LANES] = k[h * c->d_head + i];
-        memcpy(lmi_v_at(d, kv, layer, h, pos), v + h * c->d_head, c->d_head * sizeof *v);
+    for (size_t h = 0; h < nq; h++) {
+        float *x = row + lmi_q_in_row(d->net, h);
+        lmi_cpu_norm(c, x, x, whole ? c->n_heads * dh : dh, &w->q_norm, &none);
     }
+    for (size_t h = 0; h < nk; h++) {
+        float *x = row + lmi_k_in_row(d->net, h);
+        lmi_cpu_norm(c, x, x, whole ? c->n_kv_heads * dh : dh, &w->k_norm, &none);
+    }
+}
+
+static void rotate_heads(const struct lm_dev *d, const struct lm_layer_weights *w, float *row, size_t pos)
+{
+    for (size_t h = 0; h < d->net->config.n_heads; h++)
+        lmi_cpu_rotate(d, w, row + lmi_q_in_row(d->net, h), pos);
+    for (size_t h = 0; h < d->net->config.n_kv_heads; h++)
+        lmi_cpu_rotate(d, w, row + lmi_k_in_row(d->net, h), pos);
 }
 
 void lmi_cpu_store_qkv(struct lm_dev *d, uint32_t layer, struct lm_buf *q, struct lm_kv *kv, size_t n, size_t pos0)
 {
     const struct lm_config *c = &d->net->config;
-    size_t nq = (size_t)c->n_heads * c->d_head, nkv = (size_t)c->n_kv_heads * c->d_head;
+    const struct lm_layer_weights *w = d->net->layers + layer;
+    size_t dh = c->d_head, nq = c->n_heads * dh, nkv = c->n_kv_heads * dh;
 
 #pragma omp parallel for num_threads(d->n_threads) if (n > 1)
     for (size_t t = 0; t < n; t++) {
         float *row = d->wide + t * (nq + 2 * nkv);
-        if (d->net->rope != LM_ROPE_NONE) {
-            rotate(d, row, c->n_heads, pos0 + t);
-            rotate(d, row + nq, c->n_kv_heads, pos0 + t);
-        }
-        memcpy(q->data + t * nq, row, nq * sizeof *row);
-        store_kv(d, kv, layer, pos0 + t, row + nq, row + nq + nkv);
+        if (w->q_norm.data)
+            norm_heads(d, w, row);
+        if (d->net->rope != LM_ROPE_NONE)
+            rotate_heads(d, w, row, pos0 + t);
+        for (size_t h = 0; h < c->n_heads; h++)
+            memcpy(q->data + t * nq + h * dh, row + lmi_q_in_row(d->net, h), dh * sizeof *row);
+        for (size_t h = 0; h < c->n_kv_heads; h++)
+            lmi_cpu_store_kv(d, kv, layer, h, pos0 + t, row + lmi_k_in_row(d->net, h), row + lmi_v_in_row(d->net, h));
     }
 }
 
@@ -67,10 +94,25 @@ struct attend {
     size_t group, step; /* query heads a kv head; query positions a task */
 };
 
-/* s [0, n) becomes probabilities; what is outside [from, n) zero. */
-static void softmax(const struct lm_dev *d, float *s, size_t from, size_t n, size_t width)
+/* Caps and biases of head h's scores for keys base + from and on. */
+static void adjust(const struct lm_dev *d, float *s, size_t from, size_t n, size_t base, size_t h)
 {
-    float max = -INFINITY;
+    const struct lm_config *c = &d->net->config;
+    double scale = lm_config_attn_scale(c);
+
+    if (c->attn_softcap > 0)
+        for (size_t i = from; i < n; i++)
+            s[i] = (float)(c->attn_softcap * tanh((double)s[i] / c->attn_softcap));
+    if (c->alibi)
+        for (size_t i = from; i < n; i++)
+            s[i] += (float)(lmi_alibi(c->n_heads, (uint32_t)h, base + i) * scale);
+}
+
+/* s [0, n) becomes probabilities; what is outside [from, n) zero. sink: NULL,
+ * or one more logit whose share is dropped. */
+static void softmax(const struct lm_dev *d, float *s, size_t from, size_t n, size_t width, const float *sink)
+{
+    float max = sink ? *sink : -INFINITY;
     double sum = 0;
 
     for (size_t i = from; i < n; i++)
@@ -82,6 +124,8 @@ static void softmax(const struct lm_dev *d, float *s, size_t from, size_t n, siz
         }
     else
         sum = d->kernels->exp_row(s + from, n - from, max);
+    if (sink)
+        sum += exp((double)(*sink - max));
     float inv = (float)(1 / sum);
     for (size_t i = from; i < n; i++)
         s[i] *= inv;
@@ -89,9 +133,9 @@ static void softmax(const struct lm_dev *d, float *s, size_t from, size_t n, siz
     memset(s + n, 0, (width - n) * sizeof *s);
 }
 
-static size_t first_key(const struct lm_dev *d, size_t pos)
+static size_t first_key(const struct lm_dev *d, size_t layer, size_t pos)
 {
-    size_t window = d->net->config.sliding_window;
+    size_t window = d->net->layers[layer].window;
     return window && pos + 1 > window ? pos + 1 - window : 0;
 }
 
@@ -103,54 +147,66 @@ static void copy_probs(const struct attend *a, const float *s, size_t base, size
     memcpy(out + base, s, (end - base) * sizeof *out);
 }
 
+/* Scores of one task's rows to probabilities. */
+static void weigh(const struct lm_dev *d, const struct attend *a, size_t h, size_t pos, size_t rows, size_t base,
+                  size_t end, size_t width, float *scores)
+{
+    const struct lm_layer_weights *w = d->net->layers + a->layer;
+    bool plain = d->net->config.attn_softcap == 0 && !d->net->config.alibi;
+
+    for (size_t r = 0; r < rows; r++) {
+        size_t at = pos + r / a->group, head = h * a->group + r % a->group;
+        size_t from = first_key(d, a->layer, at) - base, n = at + 1 - base;
+        float *s = scores + r * d->lds;
+        if (!plain)
+            adjust(d, s, from, n, base, head);
+        softmax(d, s, from, n, width, w->sinks.data ? w->sinks.data + head : NULL);
+        if (a->probs && at + 1 == a->pos0 + a->n)
+            copy_probs(a, s, base, end, a->probs + head * (a->pos0 + a->n));
+    }
+}
+
 /* Query positions t0 .. t0+n-1 of the call for all heads of kv head h. */
 static void attend_task(const struct lm_dev *d, const struct attend *a, size_t h, size_t t0, size_t n,
                         struct lmi_thread *th)
 {
-    const struct lm_config *c = &d->net->config;
-    size_t dh = c->d_head, dp = d->d_head_pad, rows = n * a->group, width = (size_t)c->n_heads * dh;
-    size_t pos = a->pos0 + t0, end = pos + n;
-    size_t base = first_key(d, pos) / LMI_LANES * LMI_LANES, n_blocks = (end - base + LMI_LANES - 1) / LMI_LANES;
-    float *q = th->heads, *o = th->heads + d->attend_rows * dp, scale = (float)(1 / sqrt((double)dh));
+    const struct lm_net *net = d->net;
+    size_t dk = net->d_k, dv = net->d_v, dp = d->d_task_pad, dvp = d->d_v_pad, rows = n * a->group;
+    size_t heads = net->config.n_heads, pos = a->pos0 + t0, end = pos + n;
+    size_t base = first_key(d, a->layer, pos) / LMI_LANES * LMI_LANES;
+    size_t n_blocks = (end - base + LMI_LANES - 1) / LMI_LANES;
+    float *q = th->heads, *o = th->heads + d->attend_rows * dp, scale = (float)lm_config_attn_scale(&net->config);
 
     for (size_t r = 0; r < rows; r++) {
-        const float *from = a->q + (t0 + r / a->group) * width + (h * a->group + r % a->group) * dh;
-        for (size_t i = 0; i < dh; i++)
+        const float *from = a->q + ((t0 + r / a->group) * heads + h * a->group + r % a->group) * dk;
+        for (size_t i = 0; i < dk; i++)
             q[r * dp + i] = from[i] * scale;
     }
-    d->kernels->scores(th->scores, d->lds, q, dp, rows, dh, lmi_k_at(d, a->kv, a->layer, h, base), n_blocks);
-    for (size_t r = 0; r < rows; r++) {
-        size_t at = pos + r / a->group;
-        softmax(d, th->scores + r * d->lds, first_key(d, at) - base, at + 1 - base, n_blocks * LMI_LANES);
-        if (a->probs && at + 1 == a->pos0 + a->n)
-            copy_probs(a, th->scores + r * d->lds, base, end,
-                       a->probs + (h * a->group + r % a->group) * (a->pos0 + a->n));
-    }
-    memset(o, 0, rows * dp * sizeof *o);
+    d->kernels->scores(th->scores, d->lds, q, dp, rows, dk, lmi_k_at(d, a->kv, a->layer, h, base), n_blocks);
+    weigh(d, a, h, pos, rows, base, end, n_blocks * LMI_LANES, th->scores);
+    memset(o, 0, rows * dvp * sizeof *o);
     for (size_t k = base / KEYS * KEYS; k < end; k += KEYS) {
         size_t k0 = k < base ? base : k, k1 = k + KEYS < end ? k + KEYS : end;
-        d->kernels->mix(o, dp, th->scores + (k0 - base), d->lds, rows, lmi_v_at(d, a->kv, a->layer, h, k0), dp,
+        d->kernels->mix(o, dvp, th->scores + (k0 - base), d->lds, rows, lmi_v_at(d, a->kv, a->layer, h, k0), dvp,
                         k1 - k0);
     }
     for (size_t r = 0; r < rows; r++)
-        memcpy(a->out + (t0 + r / a->group) * width + (h * a->group + r % a->group) * dh, o + r * dp,
-               dh * sizeof *o);
+        memcpy(a->out + ((t0 + r / a->group) * heads + h * a->group + r % a->group) * dv, o + r * dvp, dv * sizeof *o);
 }
 
 int lmi_cpu_attend(struct lm_dev *d, uint32_t layer, const struct lm_buf *q, const struct lm_kv *kv, struct lm_buf *out,
                    size_t n, size_t pos0, float *probs, struct lm_err *e)
 {
-    const struct lm_config *c = &d->net->config;
-    size_t group = c->n_heads / c->n_kv_heads, step = d->attend_rows / group;
+    size_t n_kv = d->net->n_kv, group = d->net->config.n_heads / n_kv, step = d->attend_rows / group;
     struct attend a = {q->data, kv, out->data, probs, layer, n, pos0, group, step};
-    size_t per_head = (n + step - 1) / step, total = per_head * c->n_kv_heads;
+    size_t per_head = (n + step - 1) / step, total = per_head * n_kv;
 
     (void)e;
     /* Late positions have more keys: hand them out first. */
 #pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, 1) if (total > 1)
     for (size_t i = 0; i < total; i++) {
-        size_t t0 = (per_head - 1 - i / c->n_kv_heads) * step, m = n - t0 < step ? n - t0 : step;
-        attend_task(d, &a, i % c->n_kv_heads, t0, m, d->threads + omp_get_thread_num());
+        size_t t0 = (per_head - 1 - i / n_kv) * step, m = n - t0 < step ? n - t0 : step;
+        attend_task(d, &a, i % n_kv, t0, m, d->threads + omp_get_thread_num());
     }
     return 0;
 }

@@ -19,7 +19,7 @@ static enum path path_of(const struct lm_dev *d, const struct lm_mat *m)
 {
     const struct lm_tensor *t = m->tensor;
 
-    if (d->math == LM_MATH_EXACT || m->transposed || t->big_endian)
+    if (d->math == LM_MATH_EXACT || m->transposed || t->big_endian || (m->part && m->row_step != m->cols))
         return PATH_F32;
     if (lmi_q8_group(t->dtype))
         return PATH_Q8;
@@ -126,9 +126,39 @@ static void decode(const struct lm_tensor *t, size_t first, size_t n, float *out
         i->to_f32(out, t->data + first / i->block_elems * i->block_bytes, n);
 }
 
+static size_t row_start(const struct lm_mat *m, size_t r)
+{
+    return m->part ? m->at + r * m->row_step : r * m->cols;
+}
+
+/* Rows of whole blocks from r on. */
+static const uint8_t *row_bytes_at(const struct lm_mat *m, size_t r)
+{
+    const struct lm_dtype_info *i = lm_dtype_info(m->tensor->dtype);
+    return m->tensor->data + row_start(m, r) / i->block_elems * i->block_bytes;
+}
+
 void lmi_mat_row(const struct lm_mat *m, size_t r, float *out)
 {
-    decode(m->tensor, r * m->cols, m->cols, out);
+    decode(m->tensor, row_start(m, r), m->cols, out);
+}
+
+/* Rows r0 .. of one stored column: neighbours, or every second element. */
+static void decode_column(const struct lm_mat *m, size_t c, size_t r0, size_t rows, float *out)
+{
+    size_t step = m->part ? m->row_step : 1, at = m->part ? m->at + c * m->col_step : c * m->rows;
+    float v[2 * LMI_ROWS];
+
+    if (step == 1) {
+        decode(m->tensor, at + r0, rows, out);
+    } else if (step == 2) {
+        decode(m->tensor, at + 2 * r0, 2 * rows - 1, v);
+        for (size_t r = 0; r < rows; r++)
+            out[r] = v[2 * r];
+    } else {
+        for (size_t r = 0; r < rows; r++)
+            decode(m->tensor, at + (r0 + r) * step, 1, out + r);
+    }
 }
 
 /* Stored [cols, rows]: sixteen stored rows at a time, so that both sides move in runs. */
@@ -139,7 +169,7 @@ static void decode_transposed(const struct lm_mat *m, size_t r0, size_t rows, fl
     for (size_t c = 0; c < m->cols; c += 16) {
         size_t n = m->cols - c < 16 ? m->cols - c : 16;
         for (size_t i = 0; i < n; i++)
-            decode(m->tensor, (c + i) * m->rows + r0, rows, v[i]);
+            decode_column(m, c + i, r0, rows, v[i]);
         for (size_t r = 0; r < rows; r++)
             for (size_t i = 0; i < n; i++)
                 panel[r * m->cols + c + i] = v[i][r];
@@ -166,11 +196,11 @@ static void tile_f32(const struct lm_dev *d, const struct lm_mat *m, const struc
         size_t n = rows - r < LMI_PANEL_ROWS ? rows - r : LMI_PANEL_ROWS;
         const float *w = panel;
         if (usable_in_place(m->tensor))
-            w = (const float *)(const void *)m->tensor->data + (r0 + r) * k;
+            w = (const float *)(const void *)m->tensor->data + row_start(m, r0 + r);
         else
             for (size_t i = 0; i < n; i++)
                 lmi_mat_row(m, r0 + r + i, panel + i * k);
-        d->kernels->dot_f32(y + r, ldy, w, k, n, a->x, a->ldx, a->n, k);
+        d->kernels->dot_f32(y + r, ldy, w, w != panel && m->part ? m->row_step : k, n, a->x, a->ldx, a->n, k);
     }
 }
 
@@ -180,7 +210,7 @@ static void tile_q8(const struct lm_dev *d, const struct lm_mat *m, const struct
                     float *y, size_t ldy, uint8_t *panel)
 {
     size_t bytes = row_bytes(m), n_super = (a->k + LMI_SUPER - 1) / LMI_SUPER;
-    const uint8_t *w = m->tensor->data + r0 * bytes;
+    const uint8_t *w = row_bytes_at(m, r0);
 
     if (a->q8)
         for (size_t t = 0; t < a->n; t++)
@@ -192,7 +222,7 @@ static void tile_q8(const struct lm_dev *d, const struct lm_mat *m, const struct
 static void tile_bf16(const struct lm_dev *d, const struct lm_mat *m, const struct lmi_acts *a, size_t r0, size_t rows,
                       float *y, size_t ldy, uint8_t *panel)
 {
-    const uint8_t *w = m->tensor->data + r0 * 2 * a->k;
+    const uint8_t *w = row_bytes_at(m, r0);
 
     if (a->bf16_tiles)
         d->kernels->bf16_gemm(y, ldy, w, rows, a, panel);

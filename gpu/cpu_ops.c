@@ -23,10 +23,9 @@ static double sum_of(const float *x, size_t n, double shift, bool squares)
     return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
 }
 
-static void norm_row(const struct lm_config *c, float *out, const float *x, const struct lm_vec *w,
-                     const struct lm_vec *b)
+void lmi_cpu_norm(const struct lm_config *c, float *out, const float *x, size_t n, const struct lm_vec *w,
+                  const struct lm_vec *b)
 {
-    size_t n = c->d_model;
     double mean = c->arch->norm == LM_NORM_LAYER ? sum_of(x, n, 0, false) / (double)n : 0;
     double scale = 1 / sqrt(sum_of(x, n, mean, true) / (double)n + c->norm_eps);
 
@@ -37,13 +36,16 @@ static void norm_row(const struct lm_config *c, float *out, const float *x, cons
             out[i] += b->data[i];
 }
 
-static const float *norm(struct lm_dev *d, const float *x, size_t n, const struct lm_vec *w, const struct lm_vec *b)
+const float *lmi_cpu_norm_rows(struct lm_dev *d, const float *x, size_t n, const struct lm_vec *w,
+                               const struct lm_vec *b)
 {
     size_t width = d->net->config.d_model;
 
+    if (!w->data)
+        return x;
 #pragma omp parallel for num_threads(d->n_threads) if (n > 1)
     for (size_t t = 0; t < n; t++)
-        norm_row(&d->net->config, d->norm + t * width, x + t * width, w, b);
+        lmi_cpu_norm(&d->net->config, d->norm + t * width, x + t * width, width, w, b);
     return d->norm;
 }
 
@@ -65,13 +67,7 @@ static int chunk_of(const struct lm_dev *d, size_t tasks, size_t n)
     return n > 4 || chunk == 0 ? 1 : (int)chunk;
 }
 
-/* Results of several matrices of one input, side by side. */
-struct job {
-    const struct lm_mat *m;
-    float *y;
-};
-
-static void run_jobs(struct lm_dev *d, const struct job *jobs, size_t n_jobs, const struct lmi_acts *a, size_t ldy)
+void lmi_cpu_products(struct lm_dev *d, const struct lmi_job *jobs, size_t n_jobs, const struct lmi_acts *a, size_t ldy)
 {
     size_t total = 0;
 
@@ -80,7 +76,7 @@ static void run_jobs(struct lm_dev *d, const struct job *jobs, size_t n_jobs, co
 #pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, chunk_of(d, total, a->n))
     for (size_t i = 0; i < total; i++) {
         size_t tile = i, r0;
-        const struct job *j = jobs;
+        const struct lmi_job *j = jobs;
         for (; tile >= n_tiles(j->m); j++)
             tile -= n_tiles(j->m);
         r0 = tile * LMI_ROWS;
@@ -104,6 +100,41 @@ static void add_product(struct lm_dev *d, const struct lm_mat *m, const struct l
     }
 }
 
+/* x [n, d] += scale * y, normed before where the layer says so. */
+static void join(struct lm_dev *d, float *y, float *x, size_t n, const struct lm_vec *post)
+{
+    const struct lm_config *c = &d->net->config;
+    const struct lm_vec none = {0};
+    size_t width = c->d_model;
+    float scale = c->residual_scale > 0 ? (float)c->residual_scale : 1;
+
+#pragma omp parallel for num_threads(d->n_threads) if (n > 1)
+    for (size_t t = 0; t < n; t++) {
+        float *row = y + t * width;
+        if (post->data)
+            lmi_cpu_norm(c, row, row, width, post, &none);
+        for (size_t i = 0; i < width; i++)
+            x[t * width + i] += scale * row[i];
+    }
+}
+
+static bool joins_plainly(const struct lm_config *c, const struct lm_vec *post)
+{
+    return !post->data && (c->residual_scale == 0 || c->residual_scale == 1);
+}
+
+/* The product of a half of the layer to the residual stream. */
+static void add_half(struct lm_dev *d, const struct lm_mat *m, const struct lmi_acts *a, float *x,
+                     const struct lm_vec *post)
+{
+    if (joins_plainly(&d->net->config, post)) {
+        add_product(d, m, a, x);
+        return;
+    }
+    lmi_cpu_products(d, &(struct lmi_job){m, d->out}, 1, a, m->rows);
+    join(d, d->out, x, a->n, post);
+}
+
 /* ---- operations */
 
 int lmi_cpu_embed(struct lm_dev *d, struct lm_buf *x, const int32_t *ids, size_t n, size_t pos0, bool add_pos,
@@ -111,11 +142,14 @@ int lmi_cpu_embed(struct lm_dev *d, struct lm_buf *x, const int32_t *ids, size_t
 {
     const struct lm_net *net = d->net;
     size_t width = net->config.d_model;
+    float scale = net->config.embed_scale > 0 ? (float)net->config.embed_scale : 1;
 
     if (lmi_cpu_reserve(d, n, e))
         return -1;
     for (size_t t = 0; t < n; t++) {
         lmi_mat_row(&net->embed, (size_t)ids[t], x->data + t * width);
+        for (size_t i = 0; scale != 1 && i < width; i++)
+            x->data[t * width + i] *= scale;
         if (!add_pos || !net->pos_embed.tensor)
             continue;
         lmi_mat_row(&net->pos_embed, pos0 + t, d->norm);
@@ -135,14 +169,18 @@ int lmi_cpu_qkv(struct lm_dev *d, uint32_t layer, const struct lm_buf *x, struct
 
     if (lmi_cpu_reserve(d, n, e))
         return -1;
-    const float *in = norm(d, x->data, n, &w->attn_norm, &w->attn_norm_b);
+    const float *in = lmi_cpu_norm_rows(d, x->data, n, &w->attn_norm, &w->attn_norm_b);
+    if (c->kv_lora) {
+        lmi_cpu_latent_qkv(d, layer, in, q, kv, n, pos0);
+        return 0;
+    }
     if (w->qkv.tensor) {
         lmi_acts_prepare(d, &a, in, c->d_model, n, (const struct lm_mat *[]){&w->qkv}, 1);
-        run_jobs(d, &(struct job){&w->qkv, d->wide}, 1, &a, nq + 2 * nkv);
+        lmi_cpu_products(d, &(struct lmi_job){&w->qkv, d->wide}, 1, &a, nq + 2 * nkv);
     } else {
-        struct job jobs[] = {{&w->q, d->wide}, {&w->k, d->wide + nq}, {&w->v, d->wide + nq + nkv}};
+        struct lmi_job jobs[] = {{&w->q, d->wide}, {&w->k, d->wide + nq}, {&w->v, d->wide + nq + nkv}};
         lmi_acts_prepare(d, &a, in, c->d_model, n, (const struct lm_mat *[]){&w->q, &w->k, &w->v}, 3);
-        run_jobs(d, jobs, 3, &a, nq + 2 * nkv);
+        lmi_cpu_products(d, jobs, 3, &a, nq + 2 * nkv);
     }
     lmi_cpu_store_qkv(d, layer, q, kv, n, pos0);
     return 0;
@@ -151,14 +189,32 @@ int lmi_cpu_qkv(struct lm_dev *d, uint32_t layer, const struct lm_buf *x, struct
 int lmi_cpu_project(struct lm_dev *d, uint32_t layer, const struct lm_buf *a, struct lm_buf *x, size_t n,
                     struct lm_err *e)
 {
-    const struct lm_mat *m = &d->net->layers[layer].out;
-    struct lmi_acts in;
+    const struct lm_layer_weights *w = d->net->layers + layer;
+    const struct lm_mat *m = &w->out;
+    const float *in = a->data;
+    struct lmi_acts acts;
 
     if (lmi_cpu_reserve(d, n, e))
         return -1;
-    lmi_acts_prepare(d, &in, a->data, m->cols, n, &m, 1);
-    add_product(d, m, &in, x->data);
+    if (d->net->config.kv_lora) {
+        lmi_cpu_latent_values(d, w, a->data, n);
+        in = d->wide;
+    }
+    lmi_acts_prepare(d, &acts, in, m->cols, n, &m, 1);
+    add_half(d, m, &acts, x->data, &w->post_attn_norm);
     return 0;
+}
+
+static float plain_act(enum lm_act act, float v)
+{
+    switch (act) {
+    case LM_ACT_SILU: return v / (1.0f + expf(-v));
+    case LM_ACT_GELU_TANH: return 0.5f * v * (1.0f + tanhf(0.797884561f * (v + 0.044715f * v * v * v)));
+    case LM_ACT_GELU_ERF: return 0.5f * v * (1.0f + erff(v * 0.707106781f));
+    case LM_ACT_RELU: return v > 0 ? v : 0;
+    case LM_ACT_SWIGLU_CLAMPED: break; /* takes two */
+    }
+    return v;
 }
 
 static void activate(const struct lm_dev *d, float *x, size_t n)
@@ -174,51 +230,87 @@ static void activate(const struct lm_dev *d, float *x, size_t n)
         d->kernels->gelu(x, n);
         return;
     }
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i];
-        switch (act) {
-        case LM_ACT_SILU: x[i] = v / (1.0f + expf(-v)); break;
-        case LM_ACT_GELU_TANH: x[i] = 0.5f * v * (1.0f + tanhf(0.797884561f * (v + 0.044715f * v * v * v))); break;
-        case LM_ACT_GELU_ERF: x[i] = 0.5f * v * (1.0f + erff(v * 0.707106781f)); break;
-        case LM_ACT_RELU: x[i] = v > 0 ? v : 0; break;
-        }
-    }
+    for (size_t i = 0; i < n; i++)
+        x[i] = plain_act(act, x[i]);
 }
 
-/* wide [n, d_ff] = act(gate x) * (up x), or act(up x). */
-static void hidden_tile(struct lm_dev *d, const struct lm_layer_weights *w, const struct lmi_acts *a, size_t r0,
-                        struct lmi_thread *th)
+/* g becomes min(g, limit) sigmoid(alpha min(g, limit)) and is to be multiplied by clamp(u) + 1, which u becomes. */
+static void clamp_pair(const struct lm_config *c, float *g, float *u)
 {
-    size_t rows = tile_rows(&w->up, r0), ld = w->up.rows;
-    bool gated = w->gate.tensor != NULL;
-    float *h = d->wide + r0;
+    float limit = (float)c->act_limit, alpha = (float)c->act_alpha;
 
-    lmi_mat_tile(d, gated ? &w->gate : &w->up, a, r0, rows, th->tile, rows, th);
-    activate(d, th->tile, a->n * rows);
+    *g = *g < limit ? *g : limit;
+    *u = *u < -limit ? -limit : *u < limit ? *u : limit;
+    *g = *g / (1.0f + expf(-alpha * *g));
+    *u += 1.0f;
+}
+
+struct hidden {
+    const struct lm_mat *gate, *up;
+    const struct lmi_acts *a;
+    float *h;
+};
+
+static void hidden_tile(struct lm_dev *d, const struct hidden *x, size_t r0, struct lmi_thread *th)
+{
+    size_t rows = tile_rows(x->up, r0), ld = x->up->rows;
+    const struct lm_config *c = &d->net->config;
+    bool gated = x->gate != NULL, clamped = c->act == LM_ACT_SWIGLU_CLAMPED;
+    float *h = x->h + r0;
+
+    lmi_mat_tile(d, gated ? x->gate : x->up, x->a, r0, rows, th->tile, rows, th);
+    if (!clamped)
+        activate(d, th->tile, x->a->n * rows);
     if (gated)
-        lmi_mat_tile(d, &w->up, a, r0, rows, h, ld, th);
-    for (size_t t = 0; t < a->n; t++)
-        for (size_t r = 0; r < rows; r++)
+        lmi_mat_tile(d, x->up, x->a, r0, rows, h, ld, th);
+    for (size_t t = 0; t < x->a->n; t++)
+        for (size_t r = 0; r < rows; r++) {
+            if (clamped)
+                clamp_pair(c, &th->tile[t * rows + r], &h[t * ld + r]);
             h[t * ld + r] = gated ? h[t * ld + r] * th->tile[t * rows + r] : th->tile[t * rows + r];
+        }
+}
+
+void lmi_cpu_hidden(struct lm_dev *d, const struct lm_mat *gate, const struct lm_mat *up, const struct lmi_acts *a,
+                    float *h)
+{
+    struct hidden x = {gate, up, a, h};
+    size_t total = n_tiles(up);
+
+#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, chunk_of(d, total, a->n))
+    for (size_t i = 0; i < total; i++)
+        hidden_tile(d, &x, i * LMI_ROWS, d->threads + omp_get_thread_num());
 }
 
 int lmi_cpu_ffn(struct lm_dev *d, uint32_t layer, struct lm_buf *x, size_t n, struct lm_err *e)
 {
     const struct lm_layer_weights *w = d->net->layers + layer;
     const struct lm_mat *ins[] = {&w->up, &w->gate}, *down = &w->down;
-    size_t total = n_tiles(&w->up);
     struct lmi_acts a;
 
     if (lmi_cpu_reserve(d, n, e))
         return -1;
-    const float *in = norm(d, x->data, n, &w->ffn_norm, &w->ffn_norm_b);
+    const float *in = lmi_cpu_norm_rows(d, x->data, n, &w->ffn_norm, &w->ffn_norm_b);
+    if (w->router.tensor) {
+        lmi_cpu_experts(d, w, in, n);
+        join(d, d->out, x->data, n, &w->post_ffn_norm);
+        return 0;
+    }
     lmi_acts_prepare(d, &a, in, w->up.cols, n, ins, w->gate.tensor ? 2 : 1);
-#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, chunk_of(d, total, n))
-    for (size_t i = 0; i < total; i++)
-        hidden_tile(d, w, &a, i * LMI_ROWS, d->threads + omp_get_thread_num());
+    lmi_cpu_hidden(d, w->gate.tensor ? &w->gate : NULL, &w->up, &a, d->wide);
     lmi_acts_prepare(d, &a, d->wide, down->cols, n, &down, 1);
-    add_product(d, down, &a, x->data);
+    add_half(d, down, &a, x->data, &w->post_ffn_norm);
     return 0;
+}
+
+static void finish_logits(const struct lm_config *c, float *x, size_t n)
+{
+    float divisor = (float)c->logit_divisor;
+
+    for (size_t i = 0; divisor > 0 && divisor != 1 && i < n; i++)
+        x[i] /= divisor;
+    for (size_t i = 0; c->final_softcap > 0 && i < n; i++)
+        x[i] = (float)(c->final_softcap * tanh((double)x[i] / c->final_softcap));
 }
 
 int lmi_cpu_logits(struct lm_dev *d, const struct lm_buf *x, size_t first, size_t n_rows, float *logits,
@@ -230,8 +322,10 @@ int lmi_cpu_logits(struct lm_dev *d, const struct lm_buf *x, size_t first, size_
 
     if (lmi_cpu_reserve(d, n_rows, e))
         return -1;
-    const float *in = norm(d, x->data + first * net->config.d_model, n_rows, &net->out_norm, &net->out_norm_b);
+    const float *in = lmi_cpu_norm_rows(d, x->data + first * net->config.d_model, n_rows, &net->out_norm,
+                                        &net->out_norm_b);
     lmi_acts_prepare(d, &a, in, head->cols, n_rows, &head, 1);
-    run_jobs(d, &(struct job){head, logits}, 1, &a, head->rows);
+    lmi_cpu_products(d, &(struct lmi_job){head, logits}, 1, &a, head->rows);
+    finish_logits(&net->config, logits, n_rows * head->rows);
     return 0;
 }

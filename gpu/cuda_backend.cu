@@ -197,8 +197,8 @@ static int logits(struct lm_dev *d, const struct lm_buf *x, size_t first, size_t
 }
 
 static const struct lm_backend backend = {
-    "cuda", lmc_open, lmc_close, lmc_describe, lmc_buf_new, lmc_buf_free, lmc_buf_read, lmc_buf_write, lmc_kv_new,
-    lmc_kv_free, embed, qkv, attend, project, ffn, logits, lmc_kv_read, lmc_sync,
+    "cuda", lmc_open, lmc_close, lmc_describe, lmc_buf_new, lmc_buf_free, lmc_buf_read, lmc_buf_write, lmc_buf_move,
+    lmc_kv_new, lmc_kv_free, embed, qkv, attend, project, ffn, logits, nullptr, lmc_kv_read, lmc_sync,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct lm_plugin lm_plugin_cuda;

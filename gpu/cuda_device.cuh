@@ -14,6 +14,7 @@ int lmc_buf_new(struct lm_buf **out, struct lm_dev *d, size_t n_floats, struct l
 void lmc_buf_free(struct lm_dev *d, struct lm_buf *b);
 int lmc_buf_read(struct lm_dev *d, const struct lm_buf *b, size_t first, size_t n, float *host, struct lm_err *e);
 int lmc_buf_write(struct lm_dev *d, struct lm_buf *b, size_t first, size_t n, const float *host, struct lm_err *e);
+int lmc_buf_move(struct lm_dev *d, struct lm_buf *b, size_t to, size_t from, size_t n, struct lm_err *e);
 int lmc_kv_new(struct lm_kv **out, struct lm_dev *d, struct lm_err *e);
 void lmc_kv_free(struct lm_dev *d, struct lm_kv *kv);
 int lmc_kv_read(struct lm_dev *d, const struct lm_kv *kv, uint32_t layer, size_t pos, size_t n, float *k, float *v,

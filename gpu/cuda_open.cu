@@ -124,10 +124,21 @@ static int rope_tables(struct lm_dev *d, const struct lm_net *net, struct lm_err
     return 0;
 }
 
+static int check_features(const struct lm_net *net, struct lm_err *e)
+{
+    for (unsigned f = 0; f < LM_N_FEATURES; f++)
+        if (net->features >> f & 1)
+            return lm_err_set(e, LM_UNSUPPORTED, "cuda: this model needs %s, which the plugin does not compute yet; use --device cpu",
+                              lm_feature_name(f));
+    return 0;
+}
+
 static int open_into(struct lm_dev *d, struct lm_net *net, const struct lm_backend_options *o, struct lm_err *e)
 {
     const struct lm_config *c = &net->config;
 
+    if (check_features(net, e) != 0)
+        return -1;
     d->net = net;
     d->math = o->math;
     d->d = c->d_model;
@@ -258,6 +269,16 @@ int lmc_buf_write(struct lm_dev *d, struct lm_buf *b, size_t first, size_t n, co
     LMC_TRY(cudaMemcpyAsync(b->data + first, host, n * sizeof *host, cudaMemcpyHostToDevice, d->stream),
             "writing activations");
     LMC_TRY(cudaStreamSynchronize(d->stream), "writing activations");
+    return 0;
+}
+
+/* Not from a place onto itself: runs of rows do not overlap. */
+int lmc_buf_move(struct lm_dev *d, struct lm_buf *b, size_t to, size_t from, size_t n, struct lm_err *e)
+{
+    if (check_range(b, from, n, e) != 0 || check_range(b, to, n, e) != 0)
+        return -1;
+    LMC_TRY(cudaMemcpyAsync(b->data + to, b->data + from, n * sizeof(float), cudaMemcpyDeviceToDevice, d->stream),
+            "moving activations");
     return 0;
 }
 

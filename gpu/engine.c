@@ -55,6 +55,8 @@ static int open_backend(struct lm_engine *g, const struct lm_engine_options *o, 
 
     if (parse_device(o->device, &automatic, &ordinal, e))
         return -1;
+    if (o->math == LM_MATH_F64 && (automatic || ordinal < 0))
+        return open_on(g, &lm_backend_cpu_f64, o, 0, e);
     if (ordinal >= 0) {
         const struct lm_plugin *p = usable_cuda(ordinal, automatic ? &ignored : e);
         if (p && !open_on(g, p->backend, o, ordinal, automatic ? &ignored : e))
@@ -74,7 +76,7 @@ int lm_engine_open(struct lm_engine **out, struct lm_model *m, const struct lm_e
         return lm_err_set(e, LM_NOMEM, "out of memory");
     o = o ? o : &defaults;
     g->model = m;
-    if (lm_bind(&g->binding, m, e) || lmi_net_build(g, o->ctx_len, e) || open_backend(g, o, e)) {
+    if (lm_bind(&g->binding, m, e) || lmi_net_build(g, o->ctx_len, o->math, e) || open_backend(g, o, e)) {
         lm_engine_close(g);
         return -1;
     }

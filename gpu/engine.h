@@ -42,16 +42,20 @@ enum lm_which { LM_LOGITS_NONE, LM_LOGITS_LAST, LM_LOGITS_ALL };
 int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, float *logits,
                     struct lm_err *e);
 
+/* The same with logits in double: unrounded in LM_MATH_F64, widened otherwise. */
+int lm_session_eval_f64(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, double *logits,
+                        struct lm_err *e);
+
 /* What a tap is shown, host f32. Rows are the tokens of the chunk, the first of
  * them at position pos0. */
 enum lm_tap_point {
     LM_TAP_EMBED,      /* [n, d] rows of the embedding, before positions */
     LM_TAP_INPUT,      /* [n, d] what enters layer 0 (== hidden_states.0) */
     LM_TAP_Q,          /* [n, Q] after rotation, in the model's own row layout */
-    LM_TAP_K,          /* [n, KV] */
-    LM_TAP_V,          /* [n, KV] */
+    LM_TAP_K,          /* [n, K] */
+    LM_TAP_V,          /* [n, V] */
     LM_TAP_PROBS,      /* [n_heads, pos0 + n] attention of the chunk's last token */
-    LM_TAP_ATTN,       /* [n, d] residual stream after attention */
+    LM_TAP_ATTN,       /* [n, d] residual stream after attention (of a parallel layer: after the layer) */
     LM_TAP_LAYER       /* [n, d] residual stream after the layer (== hidden_states.(layer+1)) */
 };
 typedef int lm_tap_fn(void *user, enum lm_tap_point point, int layer, const float *data, size_t n, size_t width,
@@ -74,6 +78,16 @@ struct lm_sampling {
     uint64_t state;    /* seed; advanced by each draw (PCG32) */
 };
 int32_t lm_sample(struct lm_sampling *s, const float *logits, size_t n);
+/* Lowers the logits of ids that occurred among the last `window` of n_ids:
+ * repeat (CTRL, arXiv 1909.05858) divides positive ones and multiplies negative
+ * ones; then presence is taken off once and frequency once an occurrence. */
+struct lm_penalties {
+    float repeat;                 /* 1: off */
+    float presence, frequency;    /* 0: off */
+    uint32_t window;              /* 0: all */
+};
+int lm_penalize(const struct lm_penalties *p, const int32_t *ids, size_t n_ids, float *logits, size_t n,
+                struct lm_err *e);
 
 /* ---- comparing logits (gpu/score.c); all sums in double */
 struct lm_divergence {

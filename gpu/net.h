@@ -17,7 +17,7 @@ struct lm_engine {
 /* Fills g->net from g->binding for ctx_len positions (0: the engine's choice).
  * Weights stay where they are; vectors, biases and rotary tables go to the
  * arena. -1 names the tensor that cannot be computed with. */
-int lmi_net_build(struct lm_engine *g, uint32_t ctx_len, struct lm_err *e);
+int lmi_net_build(struct lm_engine *g, uint32_t ctx_len, enum lm_math math, struct lm_err *e);
 
 /* The cuda plugin, opened at most once a process. NULL with LM_MISSING and
  * every path tried, or why what was found there is of no use. */

@@ -92,3 +92,27 @@ int32_t lm_sample(struct lm_sampling *s, const float *logits, size_t n)
     free(p);
     return id;
 }
+
+int lm_penalize(const struct lm_penalties *p, const int32_t *ids, size_t n_ids, float *logits, size_t n,
+                struct lm_err *e)
+{
+    size_t first = p->window && p->window < n_ids ? n_ids - p->window : 0;
+    uint32_t *count;
+
+    if (p->repeat == 1 && p->presence == 0 && p->frequency == 0)
+        return 0;
+    count = calloc(n, sizeof *count);
+    if (!count)
+        return lm_err_set(e, LM_NOMEM, "no memory to count %zu tokens", n);
+    for (size_t i = first; i < n_ids; i++)
+        if (ids[i] >= 0 && (size_t)ids[i] < n)
+            count[ids[i]]++;
+    for (size_t i = 0; i < n; i++) {
+        if (!count[i])
+            continue;
+        logits[i] = logits[i] > 0 ? logits[i] / p->repeat : logits[i] * p->repeat;
+        logits[i] -= p->presence + p->frequency * (float)count[i];
+    }
+    free(count);
+    return 0;
+}

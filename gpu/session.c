@@ -7,14 +7,13 @@
 struct lm_session {
     struct lm_engine *g;
     struct lm_kv *kv;
-    struct lm_buf *x, *q, *a;  /* [chunk, d], [chunk, Q], [chunk, Q] */
+    struct lm_buf *x, *q, *a;  /* [chunk, d], [chunk, Q], [chunk, A] */
     size_t n_past, chunk;
     unsigned tap_mask;
     lm_tap_fn *tap;
     void *user;
     float *host, *host2;       /* what taps are shown; sized on first use */
     size_t host_n;
-    float *row;                /* one row on its way to the front */
     int inject_layer;
     const float *inject;
 };
@@ -29,26 +28,26 @@ struct pass {
 
 static size_t d_q(const struct lm_engine *g)
 {
-    return (size_t)g->net.config.n_heads * g->net.config.d_head;
+    return (size_t)g->net.config.n_heads * g->net.d_k;
+}
+static size_t d_a(const struct lm_engine *g)
+{
+    return (size_t)g->net.config.n_heads * g->net.d_v;
 }
 
 int lm_session_open(struct lm_session **out, struct lm_engine *g, struct lm_err *e)
 {
     struct lm_session *s = calloc(1, sizeof *s);
     const struct lm_backend *b = g->backend;
-    size_t d = g->net.config.d_model, wide = d > d_q(g) ? d : d_q(g);
+    size_t d = g->net.config.d_model;
 
     if (!s)
         return lm_err_set(e, LM_NOMEM, "out of memory");
     s->g = g;
     s->chunk = g->net.ctx_len < CHUNK ? g->net.ctx_len : CHUNK;
     s->inject_layer = -1;
-    if (!(s->row = malloc(wide * sizeof *s->row))) {
-        lm_session_close(s);
-        return lm_err_set(e, LM_NOMEM, "out of memory");
-    }
     if (b->kv_new(&s->kv, g->dev, e) || b->buf_new(&s->x, g->dev, s->chunk * d, e) ||
-        b->buf_new(&s->q, g->dev, s->chunk * d_q(g), e) || b->buf_new(&s->a, g->dev, s->chunk * d_q(g), e)) {
+        b->buf_new(&s->q, g->dev, s->chunk * d_q(g), e) || b->buf_new(&s->a, g->dev, s->chunk * d_a(g), e)) {
         lm_session_close(s);
         return -1;
     }
@@ -67,7 +66,6 @@ void lm_session_close(struct lm_session *s)
     b->kv_free(s->g->dev, s->kv);
     free(s->host);
     free(s->host2);
-    free(s->row);
     free(s);
 }
 
@@ -106,7 +104,7 @@ static bool wants(const struct lm_session *s, enum lm_tap_point p)
 static int reserve_host(struct lm_session *s, struct lm_err *e)
 {
     const struct lm_config *c = &s->g->net.config;
-    size_t wide = c->d_model > d_q(s->g) ? c->d_model : d_q(s->g);
+    size_t wide = c->d_model > d_q(s->g) ? c->d_model : d_q(s->g); /* K and V are narrower than Q */
     size_t n = s->chunk * wide, probs = (size_t)c->n_heads * s->g->net.ctx_len;
 
     n = n > probs ? n : probs;
@@ -135,15 +133,15 @@ static int show_rows(struct lm_session *s, const struct pass *p, enum lm_tap_poi
 static int show_kv(struct lm_session *s, const struct pass *p, int layer, struct lm_err *e)
 {
     const struct lm_engine *g = s->g;
-    size_t width = (size_t)g->net.config.n_kv_heads * g->net.config.d_head;
+    size_t width_k = (size_t)g->net.n_kv * g->net.d_k, width_v = (size_t)g->net.n_kv * g->net.d_v;
 
     if (!wants(s, LM_TAP_K) && !wants(s, LM_TAP_V))
         return 0;
     if (g->backend->kv_read(g->dev, s->kv, (uint32_t)layer, p->pos0, p->n, s->host, s->host2, e))
         return -1;
-    if (wants(s, LM_TAP_K) && s->tap(s->user, LM_TAP_K, layer, s->host, p->n, width, p->pos0, e))
+    if (wants(s, LM_TAP_K) && s->tap(s->user, LM_TAP_K, layer, s->host, p->n, width_k, p->pos0, e))
         return -1;
-    return wants(s, LM_TAP_V) ? s->tap(s->user, LM_TAP_V, layer, s->host2, p->n, width, p->pos0, e) : 0;
+    return wants(s, LM_TAP_V) ? s->tap(s->user, LM_TAP_V, layer, s->host2, p->n, width_v, p->pos0, e) : 0;
 }
 
 /* ---- the forward pass */
@@ -173,14 +171,14 @@ static int keep_last_row(struct lm_session *s, struct pass *p, struct lm_err *e)
     const struct { struct lm_buf *b; size_t width; } rows[] = {{s->x, g->net.config.d_model}, {s->q, d_q(g)}};
 
     for (size_t i = 0; p->n > 1 && i < 2; i++)
-        if (g->backend->buf_read(g->dev, rows[i].b, (p->n - 1) * rows[i].width, rows[i].width, s->row, e) ||
-            g->backend->buf_write(g->dev, rows[i].b, 0, rows[i].width, s->row, e))
+        if (g->backend->buf_move(g->dev, rows[i].b, 0, (p->n - 1) * rows[i].width, rows[i].width, e))
             return -1;
     p->pos0 += p->n - 1;
     p->n = 1;
     return 0;
 }
 
+/* Up to what the heads found; its projection comes after the feed-forward where both read the same input. */
 static int attention(struct lm_session *s, struct pass *p, int layer, struct lm_err *e)
 {
     const struct lm_engine *g = s->g;
@@ -199,7 +197,23 @@ static int attention(struct lm_session *s, struct pass *p, int layer, struct lm_
         return -1;
     if (probs && s->tap(s->user, LM_TAP_PROBS, layer, probs, c->n_heads, p->pos0 + p->n, p->pos0, e))
         return -1;
-    return b->project(g->dev, (uint32_t)layer, s->a, s->x, p->n, e);
+    return 0;
+}
+
+static int layer_rest(struct lm_session *s, const struct pass *p, int layer, struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    const struct lm_backend *b = g->backend;
+    uint32_t i = (uint32_t)layer;
+    size_t d = g->net.config.d_model;
+
+    if (g->net.config.parallel && b->ffn(g->dev, i, s->x, p->n, e))
+        return -1;
+    if (b->project(g->dev, i, s->a, s->x, p->n, e) || show_rows(s, p, LM_TAP_ATTN, layer, s->x, d, e))
+        return -1;
+    if (!g->net.config.parallel && b->ffn(g->dev, i, s->x, p->n, e))
+        return -1;
+    return show_rows(s, p, LM_TAP_LAYER, layer, s->x, d, e);
 }
 
 static int run_layers(struct lm_session *s, struct pass *p, struct lm_err *e)
@@ -210,8 +224,7 @@ static int run_layers(struct lm_session *s, struct pass *p, struct lm_err *e)
     for (int i = 0; (uint32_t)i < g->net.config.n_layers; i++) {
         if (p->inject && i == s->inject_layer && g->backend->buf_write(g->dev, s->x, 0, p->n * d, p->inject, e))
             return -1;
-        if (attention(s, p, i, e) || show_rows(s, p, LM_TAP_ATTN, i, s->x, d, e) ||
-            g->backend->ffn(g->dev, (uint32_t)i, s->x, p->n, e) || show_rows(s, p, LM_TAP_LAYER, i, s->x, d, e))
+        if (attention(s, p, i, e) || layer_rest(s, p, i, e))
             return lm_err_prefix(e, "layer %d", i);
     }
     return 0;
@@ -230,8 +243,32 @@ static int check_input(const struct lm_session *s, const int32_t *ids, size_t n,
     return 0;
 }
 
-int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, float *logits,
-                    struct lm_err *e)
+/* Where logits go: one of the two. */
+struct sink { float *f32; double *f64; };
+
+static int put_logits(struct lm_session *s, size_t first, size_t rows, size_t at, const struct sink *to,
+                      struct lm_err *e)
+{
+    const struct lm_engine *g = s->g;
+    const struct lm_backend *b = g->backend;
+    size_t n = rows * g->net.head.rows;
+    float *tmp;
+
+    if (to->f32)
+        return b->logits(g->dev, s->x, first, rows, to->f32 + at, e);
+    if (b->logits_f64)
+        return b->logits_f64(g->dev, s->x, first, rows, to->f64 + at, e);
+    if (!(tmp = malloc(n * sizeof *tmp)))
+        return lm_err_set(e, LM_NOMEM, "out of memory for %zu logits", n);
+    int rc = b->logits(g->dev, s->x, first, rows, tmp, e);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        to->f64[at + i] = (double)tmp[i];
+    free(tmp);
+    return rc;
+}
+
+static int eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, struct sink logits,
+                struct lm_err *e)
 {
     const struct lm_engine *g = s->g;
     size_t d = g->net.config.d_model, vocab = g->net.head.rows, done = 0;
@@ -247,8 +284,7 @@ int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_
         if (embed(s, &p, e) || run_layers(s, &p, e))
             return -1;
         size_t first = which == LM_LOGITS_ALL ? 0 : p.n - 1, rows = p.n - first;
-        if (logits_now && g->backend->logits(g->dev, s->x, first, rows,
-                                             logits + (which == LM_LOGITS_ALL ? done * vocab : 0), e))
+        if (logits_now && put_logits(s, first, rows, which == LM_LOGITS_ALL ? done * vocab : 0, &logits, e))
             return -1;
         done += here;
     }
@@ -256,4 +292,16 @@ int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_
         return -1;
     s->n_past += n;
     return 0;
+}
+
+int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, float *logits,
+                    struct lm_err *e)
+{
+    return eval(s, ids, n, which, (struct sink){.f32 = logits}, e);
+}
+
+int lm_session_eval_f64(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, double *logits,
+                        struct lm_err *e)
+{
+    return eval(s, ids, n, which, (struct sink){.f64 = logits}, e);
 }

@@ -1,5 +1,6 @@
 #include "libmodel/arch.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,7 +28,14 @@ const char *lm_role_name(enum lm_role r)
 
 const char *lm_transform_name(enum lm_transform t)
 {
-    static const char *const names[] = {"none", "permute q", "permute k", "transpose"};
+    static const char *const names[] = {
+        [LM_T_NONE] = "none", [LM_T_PERMUTE_Q] = "permute q", [LM_T_PERMUTE_K] = "permute k",
+        [LM_T_TRANSPOSE] = "transpose", [LM_T_PLUS_ONE] = "plus one", [LM_T_GROUP_QKV] = "regroup qkv",
+        [LM_T_STACK] = "stack experts", [LM_T_HALF_1] = "first half", [LM_T_HALF_2] = "second half",
+        [LM_T_EVEN] = "even elements", [LM_T_ODD] = "odd elements", [LM_T_EVEN_ROWS] = "even columns, transposed",
+        [LM_T_ODD_ROWS] = "odd columns, transposed", [LM_T_TURN] = "transpose experts", [LM_T_MLA_K] = "split k of kv_b",
+        [LM_T_MLA_V] = "split v of kv_b",
+    };
     return (unsigned)t < sizeof names / sizeof names[0] ? names[t] : "unknown";
 }
 
@@ -44,9 +52,11 @@ const struct lm_arch *lm_arch_find(const char *gguf_name)
     return NULL;
 }
 
-/* A layer number as checkpoints write it: no sign, no leading zero, at most six
+/* ---- names */
+
+/* A number as checkpoints write it: no sign, no leading zero, at most six
  * digits. Moves *s past it; -1 when there is none. */
-static int parse_layer(const char **s)
+static int parse_number(const char **s)
 {
     const char *p = *s;
     int n = 0;
@@ -59,14 +69,16 @@ static int parse_layer(const char **s)
     return n;
 }
 
-static bool match_pattern(const char *pattern, const char *name, int *layer)
+static bool match_pattern(const char *pattern, const char *name, int *layer, int *expert)
 {
     *layer = -1;
+    *expert = 0;
     for (; *pattern; pattern++) {
-        if (*pattern == '#') {
-            *layer = parse_layer(&name);
-            if (*layer < 0)
+        if (*pattern == '#' || *pattern == '@') {
+            int n = parse_number(&name);
+            if (n < 0)
                 return false;
+            *(*pattern == '#' ? layer : expert) = n;
         } else if (*name++ != *pattern) {
             return false;
         }
@@ -81,36 +93,86 @@ static const char *bare_pattern(const struct lm_arch *a, const char *pattern)
     return n > 0 && strncmp(pattern, a->hf_prefix, n) == 0 ? pattern + n : NULL;
 }
 
+static bool match_row(const struct lm_arch *a, const struct lm_arch_row *r, enum lm_naming n, const char *name,
+                      int *layer, int *expert)
+{
+    const char *pattern = n == LM_NAMES_GGUF ? r->gguf : r->hf;
+
+    if (!pattern || (n == LM_NAMES_GGUF && (r->flags & LM_ROW_ALIAS)))
+        return false;
+    if (match_pattern(pattern, name, layer, expert))
+        return true;
+    const char *bare = n == LM_NAMES_HF ? bare_pattern(a, pattern) : NULL;
+    return bare && match_pattern(bare, name, layer, expert);
+}
+
+const struct lm_arch_row *lm_arch_match_next(const struct lm_arch *a, const struct lm_config *c, enum lm_naming n,
+                                             const char *name, const struct lm_arch_row *after, int *layer,
+                                             int *expert)
+{
+    for (const struct lm_arch_row *r = after ? after + 1 : a->rows; r < a->rows + a->n_rows; r++)
+        if (match_row(a, r, n, name, layer, expert) && (!c || lm_row_applies(r, c, *layer)))
+            return r;
+    *layer = -1;
+    *expert = 0;
+    return NULL;
+}
+
 const struct lm_arch_row *lm_arch_match(const struct lm_arch *a, enum lm_naming n, const char *name, int *layer)
 {
-    for (size_t i = 0; i < a->n_rows; i++) {
-        const struct lm_arch_row *r = &a->rows[i];
-        const char *pattern = n == LM_NAMES_GGUF ? r->gguf : r->hf;
+    int expert;
 
-        if (!pattern)
-            continue;
-        if (match_pattern(pattern, name, layer))
-            return r;
-        const char *bare = n == LM_NAMES_HF ? bare_pattern(a, pattern) : NULL;
-        if (bare && match_pattern(bare, name, layer))
-            return r;
+    return lm_arch_match_next(a, NULL, n, name, NULL, layer, &expert);
+}
+
+char *lm_arch_expert_name(const struct lm_arch_row *r, enum lm_naming n, int layer, int expert, char *buf, size_t size)
+{
+    const char *pattern = n == LM_NAMES_GGUF ? r->gguf : r->hf;
+    size_t at = 0;
+
+    if (!pattern)
+        return NULL;
+    for (; *pattern && at + 16 < size; pattern++) {
+        if (*pattern == '#' || *pattern == '@')
+            at += (size_t)snprintf(buf + at, size - at, "%d", *pattern == '#' ? layer : expert);
+        else
+            buf[at++] = *pattern;
     }
-    *layer = -1;
-    return NULL;
+    buf[at] = 0;
+    return buf;
 }
 
 char *lm_arch_row_name(const struct lm_arch_row *r, enum lm_naming n, int layer, char *buf, size_t size)
 {
-    const char *pattern = n == LM_NAMES_GGUF ? r->gguf : r->hf;
-    const char *hash = pattern ? strchr(pattern, '#') : NULL;
+    return lm_arch_expert_name(r, n, layer, 0, buf, size);
+}
 
-    if (!pattern)
-        return NULL;
-    if (hash)
-        snprintf(buf, size, "%.*s%d%s", (int)(hash - pattern), pattern, layer, hash + 1);
-    else
-        snprintf(buf, size, "%s", pattern);
-    return buf;
+/* ---- what the configuration makes of rows */
+
+bool lm_config_is_moe(const struct lm_config *c, uint32_t layer)
+{
+    return c->n_experts > 0 && layer >= c->n_dense_layers;
+}
+
+uint32_t lm_config_window(const struct lm_config *c, uint32_t layer)
+{
+    bool full = layer < LM_MAX_MIXED_LAYERS && (c->full_layers[layer / 64] >> (layer % 64) & 1);
+    return full ? 0 : c->sliding_window;
+}
+
+double lm_config_attn_scale(const struct lm_config *c)
+{
+    return c->attn_scale > 0 ? c->attn_scale : 1 / sqrt((double)c->d_head);
+}
+
+bool lm_row_applies(const struct lm_arch_row *r, const struct lm_config *c, int layer)
+{
+    bool moe = layer >= 0 && lm_config_is_moe(c, (uint32_t)layer);
+    unsigned holds = (moe ? LM_WHEN_MOE : LM_WHEN_DENSE) | (c->d_ff_shared && moe ? LM_WHEN_SHARED : 0) |
+                     (c->q_lora ? LM_WHEN_Q_LORA : LM_WHEN_NO_Q_LORA) |
+                     (c->two_norms ? LM_WHEN_TWO_NORMS : LM_WHEN_ONE_NORM) | (c->parallel ? 0 : LM_WHEN_SERIAL) |
+                     (c->expert_correction && moe ? LM_WHEN_CORRECTED : 0);
+    return (r->when & ~holds) == 0;
 }
 
 uint64_t lm_config_dim(const struct lm_config *c, enum lm_dim d)
@@ -126,6 +188,19 @@ uint64_t lm_config_dim(const struct lm_config *c, enum lm_dim d)
     case LM_DIM_QKV: return q + 2 * kv;
     case LM_DIM_CTX: return c->ctx_len;
     case LM_DIM_HALF_ROPE: return c->d_rope / 2;
+    case LM_DIM_ONE: return 1;
+    case LM_DIM_HEAD: return c->d_head;
+    case LM_DIM_HEADS: return c->n_heads;
+    case LM_DIM_FF2: return 2 * (uint64_t)c->d_ff;
+    case LM_DIM_EXPERTS: return c->n_experts;
+    case LM_DIM_EXPERT_FF: return c->d_ff_expert;
+    case LM_DIM_SHARED_FF: return c->d_ff_shared;
+    case LM_DIM_Q_LORA: return c->q_lora;
+    case LM_DIM_KV_LORA: return c->kv_lora;
+    case LM_DIM_KV_A: return (uint64_t)c->kv_lora + c->d_rope;
+    case LM_DIM_NOPE: return c->d_head - c->d_rope;
+    case LM_DIM_HEAD_V: return c->d_head_v;
+    case LM_DIM_V: return (uint64_t)c->n_heads * c->d_head_v;
     case LM_DIM_NONE:
     case LM_DIM_ANY: break;
     }

@@ -40,6 +40,17 @@ struct lm_dtype_info {
      * written.  n is a multiple of block_elems. */
     void (*from_f32)(void *dst, const float *src, size_t n);
 
+    /* The same told how much each column matters: weights [n_per_row], never
+     * NULL, mean squared inputs of the matrix (an importance file's), one for
+     * each element of a row; n_rows rows of n_per_row elements, a multiple of
+     * block_elems.  ggml_quantize_chunk's bytes.  NULL: importance makes no
+     * difference to this type. */
+    void (*from_f32_weighted)(void *dst, const float *src, const float *weights, size_t n_per_row, size_t n_rows);
+
+    /* Without importance the result would be useless and ggml refuses; from_f32
+     * is NULL then. */
+    bool needs_importance;
+
     /* Multi-byte fields of a block, for files of the other byte order:
      * `count` consecutive fields of `width` bytes from byte `offset` on. */
     struct { uint16_t offset, width, count; } fields[LM_DTYPE_MAX_FIELDS];

@@ -101,6 +101,12 @@ int lm_err_errno(struct lm_err *e, const char *format, ...)
     return lm_err_set(e, LM_IO, "%.*s: %s", (int)n, text, why);
 }
 
+/* "tensor 'a'" where the text begins so already: the level below knew it too. */
+static bool says_already(const struct lm_err *e, const char *context, size_t n)
+{
+    return n > 0 && strncmp(e->text, context, n) == 0 && e->text[n] == ':';
+}
+
 int lm_err_prefix(struct lm_err *e, const char *format, ...)
 {
     va_list args;
@@ -112,6 +118,8 @@ int lm_err_prefix(struct lm_err *e, const char *format, ...)
     /* The context may not push the reason out: it gets half of the room. */
     size_t n = format_escaped(text, sizeof text / 2, format, args);
     va_end(args);
+    if (says_already(e, text, n))
+        return -1;
     n += (size_t)snprintf(text + n, sizeof text - n, ": ");
     escape(text + n, sizeof text - n, e->text, strlen(e->text));
     memcpy(e->text, text, sizeof text);

@@ -22,6 +22,7 @@ struct lm_write_spec {
     const struct lm_write_tensor *tensors;
     size_t n_tensors;
     const struct lm_meta *meta;
+    bool compress;           /* formats that can (lm_format.compresses): finish makes the files smaller */
     uint64_t max_file_bytes; /* split after this many bytes of tensor data; 0 = one file */
     /* safetensors: a header (its JSON text with the padding, without the 8
      * bytes of length) to reproduce literally when it describes exactly these
@@ -43,6 +44,7 @@ struct lm_layout {
         bool last;         /* a commit record (index.json): written after the others are durable */
     } *files;
     size_t n_files;
+    bool compress; /* for finish: the sizes here are those before */
     struct lm_layout_place { size_t file; uint64_t offset; } *places; /* one a tensor of the spec */
 };
 void lm_layout_free(struct lm_layout *l);
@@ -62,7 +64,38 @@ struct lm_format {
      * and writing): puts in what depends on the data (checksums). NULL: nothing does. */
     int (*finish)(int fd, const struct lm_layout *l, size_t file, struct lm_err *e);
     bool (*can_store)(enum lm_dtype d);
+    bool compresses; /* takes lm_write_spec.compress */
+    /* A file of this format holds a whole checkpoint: metadata of every type and
+     * the small files travel inside, under the names below, and nothing is
+     * written beside it. Tensors keep the names and the order they had. */
+    bool carries;
+    /* Another form of the model, which this container needs (other names, other
+     * orders of dimensions): the result is what is written, its metadata
+     * libmodel.source.NAME are the small files beside it. dtype: enum lm_dtype of
+     * the weights to be, or -1 as they are. NULL: models go in as they are. */
+    int (*recast)(struct lm_model **out, struct lm_model *src, int dtype, struct lm_err *e);
 };
+
+/* What a container carries beside its tensors.
+ *
+ * In memory it is always metadata (lm_model_meta), under the keys that a GGUF of
+ * ours has:
+ *   libmodel.source.NAME          the small file NAME (config.json, tokenizer.model …)
+ *   libmodel.source.header, .header.N, .files, .masks, .dropped.TENSOR,
+ *   libmodel.source.model.safetensors.index.json
+ *                                 what gives back the original safetensors byte for byte
+ *   anything else                 the container's own pairs; with general.architecture
+ *                                 among them the hyper-parameters are GGUF's keys
+ * A GGUF stores pairs as pairs. A container that has arrays only (npz, HDF5)
+ * stores one-dimensional arrays of uint8, which are no tensors of the model:
+ *   libmodel.source.NAME          the bytes of the pair of that key, where it is a
+ *                                 text or bytes (NAME: letters, digits, . _ -)
+ *   libmodel.meta                 all pairs with their types and order, as a GGUF 3
+ *                                 header without tensors; those stored by
+ *                                 themselves are an empty text there
+ * Either may be missing: a file written by hand may carry just a
+ * libmodel.source.config.json. lmi_carry and lmi_carried_read (fmt/carried.h)
+ * are both directions. */
 
 const struct lm_format *lm_format_find(const char *name); /* or NULL */
 const struct lm_format *lm_format_at(size_t i);           /* NULL past the end */

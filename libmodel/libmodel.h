@@ -7,6 +7,7 @@
 #include "libmodel/dtype.h"
 #include "libmodel/err.h"
 #include "libmodel/format.h"
+#include "libmodel/imatrix.h"
 #include "libmodel/meta.h"
 #include "libmodel/model.h"
 #include "libmodel/tokenizer.h"

@@ -18,6 +18,9 @@ enum lm_meta_type {
     LM_META_N_TYPES
 };
 
+/* A text that a reader leaves when it had to assume what its container does not say. */
+#define LM_META_ASSUMED "libmodel.assumed"
+
 struct lm_meta_value {
     enum lm_meta_type type;
     enum lm_meta_type elem; /* of an array; arrays do not nest */

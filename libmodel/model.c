@@ -153,7 +153,7 @@ int lm_model_check_unchanged(const struct lm_model *m, struct lm_err *e)
 
 /* ---- opening and closing */
 
-static struct lm_model *model_new(const char *path)
+struct lm_model *lmi_model_new(const char *path)
 {
     struct lm_model *m = calloc(1, sizeof *m);
 
@@ -169,17 +169,27 @@ static struct lm_model *model_new(const char *path)
     return NULL;
 }
 
+/* What was found in a file that changed meanwhile is not what was wrong with it. */
+static void blame_changes(const struct lm_model *m, struct lm_err *e)
+{
+    struct lm_err why = {0};
+
+    if (e && lm_model_check_unchanged(m, &why) < 0)
+        *e = why;
+}
+
 int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err *e)
 {
     struct stat s;
 
     *out = NULL;
-    struct lm_model *m = model_new(path);
+    struct lm_model *m = lmi_model_new(path);
     if (!m)
         return lmi_nomem(e);
     bool is_dir = stat(path, &s) == 0 && S_ISDIR(s.st_mode);
     int rc = is_dir ? lmi_model_read_dir(m, path, e) : lmi_model_read_file(m, path, e);
     if (rc < 0) {
+        blame_changes(m, e);
         lm_model_close(m);
         return -1;
     }
@@ -191,7 +201,9 @@ int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e)
 {
     if (lm_model_open_headers(out, path, e) < 0)
         return -1;
-    if (lmi_views_fill(*out, e) == 0)
+    if ((*out)->refused)
+        lm_err_set(e, LM_UNSUPPORTED, "%s: %s", path, (*out)->refused);
+    else if (lmi_views_fill(*out, e) == 0)
         return 0;
     lm_model_close(*out);
     *out = NULL;
@@ -220,6 +232,7 @@ void lm_model_close(struct lm_model *m)
     lmi_sidecars_free(m);
     lm_meta_free(m->meta);
     lm_map_free(m->by_name);
+    free(m->left_out);
     free(m->files);
     free(m->tensors);
     lm_arena_free(&m->arena);
@@ -267,6 +280,38 @@ struct lm_meta *lm_model_meta_mut(struct lm_model *m)
 struct lm_arena *lm_model_arena(struct lm_model *m)
 {
     return &m->arena;
+}
+
+size_t lm_model_n_left_out(const struct lm_model *m)
+{
+    return m->n_left_out;
+}
+
+const char *lm_model_left_out(const struct lm_model *m, size_t i)
+{
+    return m->left_out[i];
+}
+
+int lmi_model_leave_out(struct lm_model *m, struct lm_span path, struct lm_span text, bool refused, struct lm_err *e)
+{
+    char **bigger = m->left_out, *sentence;
+    struct lm_err shown;
+
+    if ((m->n_left_out & (m->n_left_out - 1)) == 0) /* room is a power of two */
+        bigger = reallocarray(bigger, m->n_left_out ? 2 * m->n_left_out : 1, sizeof *bigger);
+    if (!bigger)
+        return lmi_nomem(e);
+    m->left_out = bigger;
+    /* As messages are: bytes of the file cannot harm a terminal. */
+    lm_err_set(&shown, LM_UNSUPPORTED, "'/%.*s': %.*s", LMI_SHOW(path), (int)(text.size < 700 ? text.size : 700),
+               text.size ? (const char *)text.data : "");
+    sentence = lm_arena_str(&m->arena, lm_span_str(shown.text));
+    if (!sentence)
+        return lmi_nomem(e);
+    if (refused && !m->refused)
+        m->refused = sentence;
+    m->left_out[m->n_left_out++] = sentence;
+    return 0;
 }
 
 size_t lm_model_n_files(const struct lm_model *m)

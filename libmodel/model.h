@@ -49,6 +49,11 @@ const struct lm_tensor *lm_model_tensor(const struct lm_model *m, size_t i); /* 
 const struct lm_tensor *lm_model_find(const struct lm_model *m, const char *name); /* or NULL, O(1) */
 const struct lm_meta *lm_model_meta(const struct lm_model *m); /* container metadata, never NULL */
 
+/* What the container holds besides tensors and metadata, a sentence each: text,
+ * records, links ("'/names': text, shape [3]"). Not converted. */
+size_t lm_model_n_left_out(const struct lm_model *m);
+const char *lm_model_left_out(const struct lm_model *m, size_t i);
+
 /* The files that hold tensors (an index.json is not one). */
 struct lm_model_file {
     const char *path;

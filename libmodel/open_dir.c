@@ -91,6 +91,13 @@ static bool is_npz(const char *name)
     return lmi_has_suffix(name, ".npz");
 }
 
+/* HDF5 in its forms, an archive of Keras or what names the shards. */
+static bool is_h5(const char *name)
+{
+    return lmi_has_suffix(name, ".h5") || lmi_has_suffix(name, ".hdf5") || lmi_has_suffix(name, ".keras") ||
+           lmi_has_suffix(name, ".h5.index.json") || strcmp(name, "model.weights.json") == 0;
+}
+
 static bool same_split_set(const char *a, const char *b)
 {
     size_t n_a, n_b;
@@ -135,6 +142,19 @@ static const char *torch_file(const struct listing *l)
 
     if (holds(l, index) || holds(l, one))
         return holds(l, index) ? index : one;
+    return l->n == 1 ? l->names[0] : NULL;
+}
+
+/* Of those: what names all shards, a usual name, or the only one. A preset of
+ * Keras has a head's weights beside the model's. */
+static const char *h5_file(const struct listing *l)
+{
+    static const char *const usual[] = {"tf_model.h5.index.json", "tf_model.h5", "model.h5.index.json", "model.weights.json",
+                                        "model.weights.h5", "model.h5"};
+
+    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
+        if (holds(l, usual[i]))
+            return usual[i];
     return l->n == 1 ? l->names[0] : NULL;
 }
 
@@ -213,20 +233,20 @@ static int nothing(const struct lm_model *m, const struct listing *all, struct l
     if (all->n == 0)
         return lm_err_set(e, LM_MISSING, "%s: the folder is empty", m->path);
     return lm_err_set(e, LM_MISSING, "%.300s: no model here (looked for model.safetensors, an index.json, one "
-                      "*.safetensors, pytorch_model.bin or one *.gguf); found %s", m->path, enumerate(all, names, sizeof names));
+                      "*.safetensors, pytorch_model.bin, one *.gguf, *.npz or *.h5); found %s", m->path, enumerate(all, names, sizeof names));
 }
 
 /* Kinds of files that may be the model. */
-enum { N_KINDS = 5 };
+enum { N_KINDS = 6 };
 
 static int choose(struct lm_model *m, const struct listing *all, struct listing found[N_KINDS], struct lm_err *e)
 {
     struct listing *indexes = &found[0], *tensors = &found[1], *ggufs = &found[2], *torches = &found[3],
-                   *npzs = &found[4];
+                   *npzs = &found[4], *h5s = &found[5];
 
     if (matching(indexes, all, is_index, e) < 0 || matching(tensors, all, is_safetensors, e) < 0 ||
         matching(ggufs, all, is_gguf, e) < 0 || matching(torches, all, is_torch, e) < 0 ||
-        matching(npzs, all, is_npz, e) < 0)
+        matching(npzs, all, is_npz, e) < 0 || matching(h5s, all, is_h5, e) < 0)
         return -1;
     if (holds(indexes, "model.safetensors.index.json"))
         return read_index(m, "model.safetensors.index.json", all, e);
@@ -250,7 +270,11 @@ static int choose(struct lm_model *m, const struct listing *all, struct listing 
         return ambiguous(m, "GGUF models", ggufs, e);
     if (npzs->n == 1)
         return read_one(m, npzs->names[0], e);
-    return npzs->n > 1 ? ambiguous(m, ".npz files", npzs, e) : nothing(m, all, e);
+    if (npzs->n > 1)
+        return ambiguous(m, ".npz files", npzs, e);
+    if (h5s->n)
+        return h5_file(h5s) ? read_one(m, h5_file(h5s), e) : ambiguous(m, "HDF5 files", h5s, e);
+    return nothing(m, all, e);
 }
 
 int lmi_model_read_dir(struct lm_model *m, const char *dir, struct lm_err *e)

@@ -37,8 +37,10 @@ static double clamp01(double x)
 
 static void yarn_freqs(const struct lm_config *c, double *freqs)
 {
-    double low = fmax(0, floor(yarn_pair(c, c->beta_fast)));
-    double high = fmin(c->d_rope - 1.0, ceil(yarn_pair(c, c->beta_slow)));
+    double low = yarn_pair(c, c->beta_fast), high = yarn_pair(c, c->beta_slow);
+
+    low = fmax(0, c->rope_no_truncate ? low : floor(low));
+    high = fmin(c->d_rope - 1.0, c->rope_no_truncate ? high : ceil(high));
     double width = low == high ? 0.001 : high - low;
 
     for (uint32_t j = 0; j < c->d_rope / 2; j++) {
@@ -47,22 +49,44 @@ static void yarn_freqs(const struct lm_config *c, double *freqs)
     }
 }
 
-void lm_rope_freqs(const struct lm_config *c, double *freqs, double *mscale)
+static void local_freqs(const struct lm_config *c, double *freqs)
 {
+    struct lm_config t = *c;
+
+    t.rope_theta = c->rope_theta_local;
+    for (uint32_t j = 0; j < c->d_rope / 2; j++)
+        freqs[j] = base_freq(&t, j);
+}
+
+void lm_rope_freqs_for(const struct lm_config *c, bool local, uint32_t n_positions, double *freqs, double *mscale)
+{
+    const double *longer = n_positions > c->rope_orig_ctx ? c->rope_long : c->rope_short;
+
     *mscale = 1;
+    if (local && c->rope_theta_local > 0) {
+        local_freqs(c, freqs);
+        return;
+    }
     for (uint32_t j = 0; j < c->d_rope / 2; j++) {
         freqs[j] = base_freq(c, j);
         if (c->scaling == LM_SCALING_LINEAR)
             freqs[j] /= c->rope_factor;
         else if (c->scaling == LM_SCALING_LLAMA3)
             freqs[j] /= llama3_divisor(c, freqs[j]);
+        else if (c->scaling == LM_SCALING_LONGROPE && longer)
+            freqs[j] /= longer[j];
     }
-    if (c->scaling == LM_SCALING_YARN) {
+    if (c->scaling == LM_SCALING_YARN)
         yarn_freqs(c, freqs);
+    if (c->scaling == LM_SCALING_YARN || c->scaling == LM_SCALING_LONGROPE)
         *mscale = c->rope_attn_factor > 0 ? c->rope_attn_factor
                   : c->rope_factor <= 1   ? 1
                                           : 0.1 * log(c->rope_factor) + 1;
-    }
+}
+
+void lm_rope_freqs(const struct lm_config *c, double *freqs, double *mscale)
+{
+    lm_rope_freqs_for(c, false, 0, freqs, mscale);
 }
 
 void lm_rope_llama3_divisors(const struct lm_config *c, float *divisors)

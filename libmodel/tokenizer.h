@@ -26,7 +26,9 @@ void lm_ids_free(struct lm_ids *l); /* frees the arrays, not l */
 enum lm_encode_flags {
     LM_ENCODE_SPECIAL = 1, /* text of control tokens ("<s>", "<|eot_id|>") in the input becomes their ids */
     LM_ENCODE_BOS_EOS = 2, /* add BOS / EOS as the checkpoint asks */
-    LM_ENCODE_OFFSETS = 4  /* fill offsets */
+    LM_ENCODE_OFFSETS = 4, /* fill offsets */
+    LM_ENCODE_TRIM = 8,    /* leave spaces out of offsets where the tokenizer asks for it (HF's trim_offsets) */
+    LM_ENCODE_CONTINUES = 16 /* the text continues one encoded before: nothing is put in front of it */
 };
 
 /* Appends the ids of text (any bytes, invalid UTF-8 included). The ids do not
@@ -34,6 +36,13 @@ enum lm_encode_flags {
  * stated limit. User-defined added tokens are always matched, as in HF. */
 int lm_tokenizer_encode(const struct lm_tokenizer *t, struct lm_span text, unsigned flags, struct lm_ids *out,
                         struct lm_err *e);
+
+/* A place to cut a large text, at `near` or soon after it: encoding text[0, cut)
+ * and, with LM_ENCODE_CONTINUES, text[cut, size) gives the ids of the whole, and
+ * its offsets (those of the second part count from the cut; of a piece that is
+ * only some bytes of a character they may be the whole character's). text.size
+ * when no place is certain. Threads may encode such parts at the same time. */
+size_t lm_tokenizer_safe_cut(const struct lm_tokenizer *t, struct lm_span text, size_t near);
 
 /* Bytes that an id adds when it follows others (`first`: it is at the start, so
  * SentencePiece's dummy prefix space is dropped). Control pieces give nothing

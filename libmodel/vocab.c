@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "libmodel/tok/build.h"
+#include "libmodel/tok/ranks.h"
 #include "libmodel/tok/unicode.h"
 
 const char *lm_piece_kind_name(enum lm_piece_kind k)
@@ -23,10 +24,7 @@ const char *lm_piece_kind_name(enum lm_piece_kind k)
 
 /* Tokenizers we know by their file and do not read. */
 static const char *const foreign_files[][2] = {
-    {"tekken.json", "Mistral's tekken.json"},
-    {"spiece.model", "a SentencePiece Unigram model (spiece.model)"},
-    {"vocab.txt", "a WordPiece vocabulary (vocab.txt)"},
-    {"sentencepiece.bpe.model", "sentencepiece.bpe.model"},
+    {"sentencepiece.bpe.model", "sentencepiece.bpe.model, whose ids are shifted by code"},
 };
 
 static int foreign(struct lmi_files f, struct lm_err *e)
@@ -49,28 +47,57 @@ static int read_spm(struct lmi_vocab *b, struct lm_span file, struct lm_err *e)
     return lmi_spm_read(b, file, e) < 0 ? lm_err_prefix(e, "tokenizer.model") : 1;
 }
 
+static bool is_rwkv_name(const char *name)
+{
+    return strncmp(name, "rwkv_vocab", 10) == 0 && strlen(name) > 14 && strcmp(name + strlen(name) - 4, ".txt") == 0;
+}
+
+/* T5's, BERT's and RWKV's own files. rc as in read_files. */
+static int read_words(struct lmi_vocab *b, struct lmi_files f, struct lm_err *e)
+{
+    static const char rwkv[] = "rwkv_vocab_v20230424.txt";
+    struct lm_span text;
+    int rc = f.get(f.user, "spiece.model", &text, e);
+
+    if (rc != 0)
+        return rc < 0 ? -1 : read_spm(b, text, e);
+    rc = f.get(f.user, "vocab.txt", &text, e);
+    if (rc != 0)
+        return rc < 0 || lmi_bert_vocab_read(b, text, f, e) < 0 ? -1 : 1;
+    rc = f.get(f.user, rwkv, &text, e);
+    if (rc != 0)
+        return rc < 0 ? -1 : lmi_rwkv_read(b, text, e) < 0 ? lm_err_prefix(e, rwkv) : 1;
+    return 0;
+}
+
 /* 1 read into b, 0 no tokenizer among the files. tokenizer.model rules when it
  * is there, unless it is not SentencePiece's and tokenizer.json can stand in. */
 static int read_files(struct lmi_vocab *b, struct lmi_files f, struct lm_err *e)
 {
-    struct lm_span model, json, vocab, merges;
+    struct lm_span model, json, vocab, merges, tekken;
     int has_model = f.get(f.user, "tokenizer.model", &model, e);
     int has_json = has_model < 0 ? -1 : f.get(f.user, "tokenizer.json", &json, e);
 
     if (has_model < 0 || has_json < 0)
         return -1;
     bool spm = has_model && model.size > 0 && model.data[0] == 0x0a; /* field 1: a piece */
+    if (has_model && !spm && !has_json && lmi_is_tiktoken(model))
+        return lmi_tiktoken_read(b, model, "tokenizer.model", NULL, f, e) < 0 ? lm_err_prefix(e, "tokenizer.model") : 1;
     if (has_model && (spm || !has_json))
         return read_spm(b, model, e);
     if (has_json)
         return lmi_tokenizer_json_read(b, json, e) < 0 ? -1 : 1;
+    int has_tekken = f.get(f.user, "tekken.json", &tekken, e);
+    if (has_tekken != 0)
+        return has_tekken < 0 || lmi_tekken_read(b, tekken, e) < 0 ? -1 : 1;
     int has_vocab = f.get(f.user, "vocab.json", &vocab, e);
     int has_merges = has_vocab <= 0 ? has_vocab : f.get(f.user, "merges.txt", &merges, e);
     if (has_vocab < 0 || has_merges < 0)
         return -1;
     if (has_vocab && has_merges)
         return lmi_vocab_merges_read(b, vocab, merges, e) < 0 ? -1 : 1;
-    return foreign(f, e);
+    int has_words = read_words(b, f, e);
+    return has_words != 0 ? has_words : foreign(f, e);
 }
 
 /* Finishes b or frees it; rc as in read_files. */
@@ -120,6 +147,7 @@ enum { MAX_FILE = 512 << 20 };
 struct folder {
     const char *dir;
     struct lm_arena arena;
+    const struct lm_vocab_options *options; /* NULL: none */
 };
 
 static int read_fd(int fd, const char *path, struct lm_arena *a, struct lm_span *out, struct lm_err *e)
@@ -190,6 +218,11 @@ static int split_path(const char *path, char *dir, size_t size, const char **bas
     return 0;
 }
 
+static bool is_rank_file(const char *base)
+{
+    return ends_with(base, ".tiktoken");
+}
+
 /* A file named on the command line rules over its neighbours; those still say
  * which pieces are special. */
 static int read_named(struct lmi_vocab *b, struct folder *f, const char *path, const char *base, struct lm_err *e)
@@ -199,8 +232,16 @@ static int read_named(struct lmi_vocab *b, struct folder *f, const char *path, c
 
     if (rc <= 0)
         return rc < 0 ? -1 : lm_err_set(e, LM_MISSING, "no such file");
+    if (is_rank_file(base) || (ends_with(base, ".model") && lmi_is_tiktoken(text)))
+        return lmi_tiktoken_read(b, text, base, f->options, (struct lmi_files){get_from_folder, f}, e) < 0 ? -1 : 1;
     if (ends_with(base, ".model"))
         return read_spm(b, text, e);
+    if (strcmp(base, "tekken.json") == 0)
+        return lmi_tekken_read(b, text, e) < 0 ? -1 : 1;
+    if (strcmp(base, "vocab.txt") == 0)
+        return lmi_bert_vocab_read(b, text, (struct lmi_files){get_from_folder, f}, e) < 0 ? -1 : 1;
+    if (is_rwkv_name(base))
+        return lmi_rwkv_read(b, text, e) < 0 ? -1 : 1;
     if (strcmp(base, "vocab.json") != 0)
         return lmi_tokenizer_json_read(b, text, e) < 0 ? -1 : 1;
     rc = get_from_folder(f, "merges.txt", &merges, e);
@@ -209,9 +250,9 @@ static int read_named(struct lmi_vocab *b, struct folder *f, const char *path, c
     return lmi_vocab_merges_read(b, text, merges, e) < 0 ? -1 : 1;
 }
 
-static int open_named(struct lm_vocab **out, const char *path, struct lm_err *e)
+static int open_named(struct lm_vocab **out, const char *path, const struct lm_vocab_options *options, struct lm_err *e)
 {
-    struct folder f = {0};
+    struct folder f = {.options = options};
     char dir[4096];
     const char *base;
     struct lmi_vocab *b = lmi_vocab_new();
@@ -256,6 +297,11 @@ static int open_model(struct lm_vocab **out, const char *path, struct lm_err *e)
 
 int lm_vocab_open(struct lm_vocab **out, const char *path, struct lm_err *e)
 {
+    return lm_vocab_open_with(out, path, NULL, e);
+}
+
+int lm_vocab_open_with(struct lm_vocab **out, const char *path, const struct lm_vocab_options *options, struct lm_err *e)
+{
     struct stat st;
     const char *base = strrchr(path, '/');
 
@@ -268,8 +314,9 @@ int lm_vocab_open(struct lm_vocab **out, const char *path, struct lm_err *e)
         if (rc != 0)
             return rc < 0 ? -1 : 0;
     }
-    if (ends_with(base, ".model") || (ends_with(base, ".json") && !ends_with(base, ".index.json")))
-        return open_named(out, path, e);
+    if (ends_with(base, ".model") || is_rank_file(base) || strcmp(base, "vocab.txt") == 0 || is_rwkv_name(base) ||
+        (ends_with(base, ".json") && !ends_with(base, ".index.json")))
+        return open_named(out, path, options, e);
     return open_model(out, path, e);
 }
 

@@ -27,7 +27,14 @@ struct lm_piece {
 
 enum lm_vocab_algo {
     LM_VOCAB_SPM_BPE,  /* SentencePiece BPE: scores, byte fallback */
-    LM_VOCAB_BYTE_BPE  /* GPT-2 family: pre-tokenizer, byte letters, ranked merges */
+    LM_VOCAB_BYTE_BPE, /* GPT-2 family: pre-tokenizer, byte letters, ranked merges */
+    LM_VOCAB_UNIGRAM,  /* the split with the highest sum of scores: SentencePiece's default, T5, XLM-R */
+    LM_VOCAB_WORDPIECE, /* BERT: the longest piece first, within a word */
+    LM_VOCAB_WORDLEVEL, /* whole words */
+    LM_VOCAB_SPM_WORD, /* SentencePiece's WORD models: whole words with their space */
+    LM_VOCAB_SPM_CHAR, /* … and CHAR models */
+    LM_VOCAB_GREEDY,   /* RWKV: the longest piece first, over the bytes of the whole text */
+    LM_VOCAB_BPE       /* ranked merges of the characters of words, behind any stages of a tokenizer.json */
 };
 
 struct lm_merge {
@@ -54,7 +61,20 @@ struct lm_vocab {
                                     when a name is all that was declared */
     bool add_prefix_space;       /* a space goes in front of a text that does not begin with one */
     bool ignore_merges, nfc;
+    /* WordPiece. A piece that continues a word is stored behind a prefix ("##"; GGUF's way of marking the others is
+     * undone when it is read). Of a word of more characters than the limit nothing is known. */
+    struct lm_span continuing_subword_prefix;
+    struct lm_span end_of_word_suffix; /* BPE: behind the last character of a word ("</w>") */
+    size_t max_input_chars_per_word;
+    bool whitespace_as_suffix;    /* SentencePiece: the space goes behind a word, not in front */
     struct lm_span chat_template; /* empty if none */
+    /* Ids in front of and behind a text where that is more than a BOS and an EOS; else n_* are 0. */
+    const int32_t *prefix_ids, *suffix_ids;
+    size_t n_prefix_ids, n_suffix_ids;
+    /* tokenizer.json's stages as compact JSON; empty when null or from another source. */
+    struct lm_span normalizer, pre_tokenizer, post_processor, decoder;
+    const char *note;            /* what the source declares and we do not apply (truncation, padding, dropout), in
+                                    words; "" if nothing */
     const char *source;          /* "tokenizer.model", "tokenizer.json", "vocab.json + merges.txt", "GGUF" */
 };
 
@@ -66,6 +86,13 @@ int lm_vocab_of_model(struct lm_vocab **out, struct lm_model *m, struct lm_err *
  * (tokenizer.model, tokenizer.json, vocab.json with merges.txt beside it), or a
  * directory with one. Never 0: a path without a tokenizer is an error. */
 int lm_vocab_open(struct lm_vocab **out, const char *path, struct lm_err *e);
+/* What a rank file (tiktoken's) leaves unsaid. Unused by other files. */
+struct lm_vocab_options {
+    const char *encoding; /* "gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base", "llama3", …; NULL: by file
+                             name or number of ranks */
+    const char *pattern;  /* a regex instead of the encoding's; NULL: that of the encoding */
+};
+int lm_vocab_open_with(struct lm_vocab **out, const char *path, const struct lm_vocab_options *options, struct lm_err *e);
 void lm_vocab_free(struct lm_vocab *v);
 
 /* The id of a piece by its stored bytes, or -1. O(1). */
@@ -74,6 +101,10 @@ int64_t lm_vocab_find(const struct lm_vocab *v, struct lm_span text);
 /* Writes tokenizer.ggml.* keys (and tokenizer.chat_template). vocab_size of the
  * embedding: missing ids are padded as [PADn] UNUSED, as converters do. */
 int lm_vocab_to_meta(struct lm_meta *m, const struct lm_vocab *v, uint64_t vocab_size, struct lm_err *e);
+/* What GGUF's keys cannot say of this vocabulary ("that text is normalized to NFC
+ * first; …"): ids may differ there. Writes at most size-1 bytes and a NUL,
+ * returns the full length, 0 when they say it all. */
+size_t lm_vocab_gguf_note(const struct lm_vocab *v, char *buf, size_t size);
 /* Tokenizer files for a Hugging Face directory, made from the data alone:
  * tokenizer.model for SentencePiece, tokenizer.json for byte BPE, and
  * tokenizer_config.json. Called once a file; data is borrowed for the call. */

@@ -118,9 +118,9 @@ static int add_tensor(struct tensors *all, const struct lm_config *c, const stru
     return t->name ? 0 : lm_err_set(e, LM_NOMEM, "out of memory");
 }
 
-static bool wanted(const struct lm_config *c, const struct lm_arch_row *r)
+static bool wanted(const struct lm_config *c, const struct lm_arch_row *r, int layer)
 {
-    if (!r->hf || !r->gguf)
+    if (!r->hf || !r->gguf || (r->flags & LM_ROW_ALIAS) || !lm_row_applies(r, c, layer))
         return false;
     return r->role == LM_ROLE_OUTPUT ? !c->tied : !(r->flags & LM_ROW_OPTIONAL);
 }
@@ -131,7 +131,7 @@ static int list_tensors(struct tensors *all, const struct lm_config *c, enum lm_
         const struct lm_arch_row *r = &c->arch->rows[i];
         bool layered = r->hf && strchr(r->hf, '#');
         for (int l = layered ? 0 : -1; l < (layered ? (int)c->n_layers : 0); l++)
-            if (wanted(c, r) && add_tensor(all, c, r, l, d, e))
+            if (wanted(c, r, l) && add_tensor(all, c, r, l, d, e))
                 return -1;
     }
     return 0;

@@ -148,6 +148,10 @@ def make_torch():
     (OUT / "small.pt").write_bytes(streaming_zip(parts))
     rezip("small-deflated.pt", parts, zipfile.ZIP_DEFLATED)
     torch.save(few, OUT / "small-legacy.pt", _use_new_zipfile_serialization=False)
+    # Nobody asks for these, but torch.save takes any protocol.
+    for protocol in (3, 4, 5):
+        torch.save(few, OUT / f"small-legacy-{protocol}.pt", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+        expect(f"small-legacy-{protocol}.pt", few)
     for name in ("small.pt", "small-deflated.pt", "small-legacy.pt"):
         expect(name, few)
     make_checkpoint()

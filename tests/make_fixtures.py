@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make tests/fixtures/models/ and tests/fixtures/tokenizers/.
 
-    python3 tests/make_fixtures.py [models] [tokenizers]
+    python3 tests/make_fixtures.py [models] [tokenizers] [MODEL ...]
 
-(both without arguments).  Needs torch, transformers, safetensors, tokenizers
+(both without arguments; MODEL as tiny-qwen2 makes that one).  Needs torch, transformers, safetensors, tokenizers
 and sentencepiece; the tokenizer part also reads the texts and SentencePiece
 models of a data folder ($LM_SHARED, default ../shared next to the
 repository).  Every weight, id and text comes from a fixed seed, so a second
@@ -43,6 +43,17 @@ GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=96, vocab_size=96,
             resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
             bos_token_id=0, eos_token_id=0)
 
+NEOX = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=96,
+            max_position_embeddings=128, layer_norm_eps=1e-5, bos_token_id=0, eos_token_id=0,
+            tie_word_embeddings=False)
+FALCON = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=96,
+              max_position_embeddings=128, bos_token_id=1, eos_token_id=2)
+DEEPSEEK = dict(hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
+                num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=24, qk_nope_head_dim=12,
+                qk_rope_head_dim=8, v_head_dim=10, n_routed_experts=6, n_shared_experts=2,
+                num_experts_per_tok=2, first_k_dense_replace=1, vocab_size=96, max_position_embeddings=256,
+                rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+
 MODELS = {
     "tiny-llama": ("Llama", "float32", 76, dict(LLAMA, vocab_size=80)),
     "tiny-llama-tied": ("Llama", "bfloat16", 80,
@@ -70,7 +81,100 @@ MODELS = {
     "tiny-gpt2": ("GPT2", "float16", 80, GPT2),
     "tiny-gpt2-hub": ("GPT2", "float32", 76, dict(
         GPT2, n_embd=16, n_head=2, n_positions=80, hub=True)),
+    # ---- one or more of every other family; windows are shorter than the text
+    "tiny-qwen2": ("Qwen2", "bfloat16", 80, dict(
+        LLAMA, num_hidden_layers=3, use_sliding_window=True, sliding_window=24, max_window_layers=1,
+        rope_parameters=dict(rope_type="default", rope_theta=1000000.0))),
+    "tiny-qwen3": ("Qwen3", "bfloat16", 80, dict(
+        LLAMA, head_dim=16, tie_word_embeddings=True, rms_norm_eps=1e-6)),
+    "tiny-gemma": ("Gemma", "bfloat16", 80, dict(
+        LLAMA, head_dim=16, num_key_value_heads=1, tie_word_embeddings=True)),
+    "tiny-gemma2": ("Gemma2", "bfloat16", 80, dict(
+        LLAMA, num_hidden_layers=3, head_dim=16, sliding_window=16, query_pre_attn_scalar=16,
+        attn_logit_softcapping=5.0, final_logit_softcapping=8.0, tie_word_embeddings=True)),
+    "tiny-gemma2-scalar": ("Gemma2", "float32", 80, dict(
+        LLAMA, hidden_size=16, intermediate_size=32, head_dim=8, sliding_window=16, query_pre_attn_scalar=24,
+        attn_logit_softcapping=None, final_logit_softcapping=None, tie_word_embeddings=True)),
+    "tiny-gemma3": ("Gemma3", "bfloat16", 80, dict(
+        LLAMA, intermediate_size=48, num_hidden_layers=7, head_dim=8, sliding_window=16, query_pre_attn_scalar=8,
+        tie_word_embeddings=True, rope_parameters=dict(
+            sliding_attention=dict(rope_type="default", rope_theta=100.0),
+            full_attention=dict(rope_type="linear", factor=4.0, rope_theta=10000.0)))),
+    "tiny-phi3": ("Phi3", "bfloat16", 80, dict(
+        LLAMA, num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=64,
+        rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75,
+                             original_max_position_embeddings=64,
+                             short_factor=[1.0, 1.0, 1.125, 1.25, 1.5, 1.5],
+                             long_factor=[1.0, 1.25, 2.0, 3.5, 6.0, 8.0]))),
+    "tiny-phi3-mini": ("Phi3", "bfloat16", 80, dict(
+        LLAMA, num_key_value_heads=4, sliding_window=32)),
+    "tiny-granite": ("Granite", "bfloat16", 80, dict(
+        LLAMA, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, embedding_multiplier=6.0,
+        attention_multiplier=0.25, residual_multiplier=0.5, logits_scaling=4.0)),
+    "tiny-gptneox": ("GPTNeoX", "float16", 80, dict(
+        NEOX, rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5))),
+    "tiny-gptneox-serial": ("GPTNeoX", "bfloat16", 80, dict(
+        NEOX, use_parallel_residual=False,
+        rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.25))),
+    "tiny-olmo2": ("Olmo2", "bfloat16", 80, LLAMA),
+    "tiny-olmo3": ("Olmo3", "bfloat16", 80, dict(
+        LLAMA, num_hidden_layers=4, sliding_window=16, num_attention_heads=2, num_key_value_heads=1,
+        rope_parameters=dict(rope_type="default", rope_theta=500000.0))),
+    "tiny-falcon": ("Falcon", "bfloat16", 80, dict(FALCON)),
+    "tiny-falcon-new": ("Falcon", "bfloat16", 80, dict(
+        FALCON, new_decoder_architecture=True, num_kv_heads=2, tie_word_embeddings=False)),
+    "tiny-falcon-rw": ("Falcon", "bfloat16", 80, dict(
+        FALCON, alibi=True, multi_query=False, parallel_attn=False, bias=True, num_attention_heads=2)),
+    "tiny-starcoder2": ("Starcoder2", "bfloat16", 80, dict(
+        LLAMA, sliding_window=None, norm_epsilon=1e-5, use_bias=True, tie_word_embeddings=True,
+        residual_dropout=0.0, embedding_dropout=0.0)),
+    "tiny-starcoder2-window": ("Starcoder2", "float32", 80, dict(
+        LLAMA, hidden_size=16, intermediate_size=48, sliding_window=24, norm_epsilon=1e-5, use_bias=False,
+        residual_dropout=0.0, embedding_dropout=0.0)),
+    "tiny-mistral-window": ("Mistral", "float32", 80, dict(
+        LLAMA, hidden_size=16, intermediate_size=32, sliding_window=16, head_dim=8)),
+    # ---- mixtures of experts; "fused" keeps the 3-D expert tensors of transformers 5
+    "tiny-mixtral": ("Mixtral", "bfloat16", 80, dict(
+        LLAMA, intermediate_size=48, num_local_experts=4, num_experts_per_tok=2, sliding_window=None,
+        experts=("block_sparse_moe", "w1", "w3", "w2"))),
+    "tiny-mixtral-fused": ("Mixtral", "float32", 80, dict(
+        LLAMA, hidden_size=16, intermediate_size=32, num_local_experts=3, num_experts_per_tok=1, sliding_window=None)),
+    "tiny-qwen3moe": ("Qwen3Moe", "bfloat16", 80, dict(
+        LLAMA, head_dim=16, moe_intermediate_size=24, num_experts=6, num_experts_per_tok=3, norm_topk_prob=True,
+        experts=("mlp", "gate_proj", "up_proj", "down_proj"))),
+    "tiny-qwen2moe": ("Qwen2Moe", "bfloat16", 80, dict(
+        LLAMA, moe_intermediate_size=24, shared_expert_intermediate_size=40, num_experts=5, num_experts_per_tok=2,
+        experts=("mlp", "gate_proj", "up_proj", "down_proj"))),
+    "tiny-qwen2moe-fused": ("Qwen2Moe", "float16", 80, dict(
+        LLAMA, moe_intermediate_size=24, shared_expert_intermediate_size=24, num_experts=4, num_experts_per_tok=2)),
+    "tiny-granitemoe": ("GraniteMoe", "bfloat16", 80, dict(
+        LLAMA, intermediate_size=24, num_local_experts=4, num_experts_per_tok=2, embedding_multiplier=6.0,
+        attention_multiplier=0.25, residual_multiplier=0.5, logits_scaling=4.0, tie_word_embeddings=True)),
+    "tiny-granitemoe-shared": ("GraniteMoeShared", "bfloat16", 80, dict(
+        LLAMA, intermediate_size=24, shared_intermediate_size=32, num_local_experts=4, num_experts_per_tok=3,
+        embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.5, logits_scaling=4.0)),
+    "tiny-gpt-oss": ("GptOss", "bfloat16", 80, dict(
+        LLAMA, intermediate_size=24, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16,
+        rope_parameters=dict(rope_type="yarn", factor=8.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+                             original_max_position_embeddings=32, rope_theta=150000.0))),
+    "tiny-deepseek2": ("DeepseekV2", "bfloat16", 80, dict(
+        DEEPSEEK, q_lora_rank=None, n_group=1, topk_group=1, topk_method="greedy", num_hidden_layers=3,
+        first_k_dense_replace=1, routed_scaling_factor=1.0)),
+    "tiny-deepseek2-groups": ("DeepseekV2", "bfloat16", 80, dict(
+        DEEPSEEK, hidden_size=16, q_lora_rank=16, n_group=3, topk_group=1, topk_method="group_limited_greedy",
+        routed_scaling_factor=4.0, rope_parameters=dict(
+            rope_type="yarn", factor=8.0, original_max_position_embeddings=32, mscale=0.7, mscale_all_dim=0.7,
+            beta_fast=32.0, beta_slow=1.0, rope_theta=10000.0))),
+    "tiny-deepseek3": ("DeepseekV3", "bfloat16", 80, dict(
+        DEEPSEEK, q_lora_rank=24, n_group=3, topk_group=2, norm_topk_prob=True, routed_scaling_factor=2.5,
+        num_nextn_predict_layers=0, rope_parameters=dict(
+            rope_type="yarn", factor=8.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=1.0,
+            beta_fast=32.0, beta_slow=1.0, rope_theta=10000.0))),
 }
+
+
+def is_router(name):
+    return name.endswith(("mlp.gate.weight", "router.weight", "router.layer.weight", "moe.gate.weight"))
 
 
 def randomize(model, gen):
@@ -80,69 +184,63 @@ def randomize(model, gen):
     for name, p in model.named_parameters():
         r = torch.randn(p.shape, generator=gen, dtype=torch.float64)
         if "norm" in name or ".ln_" in name:
-            r = r * 0.2 + (1.0 if name.endswith("weight") else 0.0)
+            # Gemma's norms multiply by 1 + weight.
+            mean = 0.0 if name.endswith("bias") or model.config.model_type.startswith("gemma") else 1.0
+            r = r * 0.2 + mean
         elif name.endswith("bias"):
             r = r * 0.2
         elif "embed" in name or "wte" in name or "wpe" in name:
             r = r * 0.5
+        elif name.endswith("sinks"):
+            r = r * 0.5 + 1.0
         else:
             # Conv1D of GPT-2 stores [in, out], Linear [out, in].
-            conv1d = "attn.c_" in name or "mlp.c_" in name
-            r = r * 1.2 / math.sqrt(p.shape[0 if conv1d else 1])
+            conv1d = ("attn.c_" in name or "mlp.c_" in name) and model.config.model_type == "gpt2"
+            fan_in = p.shape[0 if conv1d else -1]
+            if model.config.model_type == "gpt_oss" and p.dim() == 3:  # [experts, in, out]; reach the clamps
+                fan_in, r = p.shape[1], r * (4.0 if "gate_up" in name else 1.0)
+            r = r * (3.0 if is_router(name) else 1.2) / math.sqrt(fan_in)
         p.data.copy_(r)
+    for name, b in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            b.copy_(torch.randn(b.shape, generator=gen, dtype=torch.float64) * 0.3)
 
 
-def inv_freq_f64(cfg):
-    """Rotary frequencies [d_head/2] in float64 and the factor for cos/sin.
-    transformers has them in float32 only; make_exact() checks against those."""
+def float64_everywhere():
+    """Inside, whatever asks for float32 gets float64: norms, rotary tables and
+    routers of transformers go through float32 whatever the model's dtype is."""
     import torch
-    rp = cfg.rope_parameters
-    d = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
-    theta, kind = rp["rope_theta"], rp["rope_type"]
-    f = theta ** -(torch.arange(0, d, 2, dtype=torch.float64) / d)
-    if kind == "default":
-        return f, 1.0
-    factor = rp["factor"]
-    if kind == "linear":
-        return f / factor, 1.0
-    ctx = rp["original_max_position_embeddings"]
-    if kind == "llama3":
-        lo, hi = rp["low_freq_factor"], rp["high_freq_factor"]
-        s = ((ctx * f / (2 * math.pi) - lo) / (hi - lo)).clamp(0, 1)
-        return (1 - s) * f / factor + s * f, 1.0
-    assert kind == "yarn"
+    from torch.overrides import TorchFunctionMode
 
-    def dim_of(rotations):
-        return d * math.log(ctx / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+    def swap(x):
+        return torch.float64 if x is torch.float32 else x
 
-    low = max(math.floor(dim_of(32)), 0)
-    high = min(math.ceil(dim_of(1)), d - 1)
-    ramp = ((torch.arange(d // 2, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
-    return f / factor * ramp + f * (1 - ramp), 0.1 * math.log(factor) + 1
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs = {k: swap(v) for k, v in (kwargs or {}).items()}
+            if func is torch.Tensor.float:
+                func = torch.Tensor.double
+            return func(*map(swap, args), **kwargs)
+    return Mode()
 
 
-def make_exact(model):
-    """model.double() alone is not float64: transformers' RMSNorm and rotary
-    modules go through float32.  Replace both; sdpa attention is clean."""
+def load_exact(folder):
+    """The model in float64 with all that it computes when it is made (rotary
+    frequencies, the scale of embeddings) in float64 too."""
     import torch
-    model.double()
-    for m in model.modules():
-        if type(m).__name__.endswith("RMSNorm"):
-            def norm(x, m=m):
-                return m.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)
-                                                  + m.variance_epsilon)
-            m.forward = norm
-        elif type(m).__name__.endswith("RotaryEmbedding"):
-            freq, scale = inv_freq_f64(model.config)
-            theirs = type(m)(config=model.config)  # m's was rounded to the stored dtype
-            torch.testing.assert_close(freq, theirs.inv_freq.double(), rtol=1e-6, atol=0)
-            assert abs(scale - theirs.attention_scaling) < 1e-12
-
-            def rope(x, position_ids, freq=freq, scale=scale, **_):
-                a = position_ids[..., None].double() * freq
-                a = torch.cat((a, a), dim=-1)
-                return a.cos() * scale, a.sin() * scale
-            m.forward = rope
+    from transformers import AutoModelForCausalLM
+    torch.set_default_dtype(torch.float64)
+    try:
+        with float64_everywhere():
+            # Falcon's eager attention adds ALiBi twice in this version.
+            m = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float64, experts_implementation="eager",
+                attn_implementation="sdpa" if "falcon" in folder.name else "eager").eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, t in [*m.named_buffers(), *m.named_parameters()]:
+        assert t.dtype in (torch.float64, torch.int64, torch.bool), (name, t.dtype)
+    return m
 
 
 def first(x):
@@ -154,12 +252,12 @@ def run_f64(model, ids):
     before the final norm (transformers' own last hidden state is after it)."""
     import torch
     hidden = []
-    base = model.model if hasattr(model, "model") else model.transformer
+    base = model.base_model
     layers = base.layers if hasattr(base, "layers") else base.h
     hooks = [layers[0].register_forward_pre_hook(
         lambda m, a, k: hidden.append(a[0] if a else k["hidden_states"]), with_kwargs=True)]
     hooks += [l.register_forward_hook(lambda m, a, o: hidden.append(first(o))) for l in layers]
-    with torch.no_grad():
+    with torch.no_grad(), float64_everywhere():
         logits = model(ids[None], use_cache=False).logits[0]
     for h in hooks:
         h.remove()
@@ -203,12 +301,64 @@ def check_reload(folder, ids, ref):
     with torch.no_grad():
         logits = m(ids[None]).logits[0]
     diff = (logits.double() - ref["logits"]).abs().max().item()
-    assert diff < 1e-4, (folder, diff)
+    assert diff < 2e-5 * ref["logits"].abs().max(), (folder, diff)
     top2 = ref["logits"].topk(2).values
     print(f"{folder.name}: logits std {ref['logits'].std():.2f}, "
           f"float32 differs by {diff:.1e}, "
           f"least top-1 margin {(top2[:, 0] - top2[:, 1]).min():.3f}, "
           f"{sum(f.stat().st_size for f in folder.iterdir()) / 1024:.0f} KB")
+
+
+def spell_experts(path, model_type, names):
+    """names: (block, gate, up, down) for one 2-D tensor an expert, as older
+    checkpoints have them; None: the 3-D tensors of transformers 5, where a
+    family has both."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    t, out = load_file(path), {}
+    tops = {k.split(".experts.")[0] for k in t if ".experts." in k}
+    if not tops or model_type == "gpt_oss":
+        return
+    for k, v in t.items():
+        if ".experts." not in k:
+            out[k] = v
+    for top in tops:
+        mine = {k.split(".experts.")[1]: v for k, v in t.items() if k.startswith(top + ".experts.")}
+        gate, up, down = stacked(mine)
+        if names or model_type.startswith("deepseek"):
+            block, *w = names or (top.split(".")[-1], "gate_proj", "up_proj", "down_proj")
+            base = top.rsplit(".", 1)[0] + "." + block
+            for e in range(gate.shape[0]):
+                for n, x in zip(w, (gate, up, down)):
+                    out[f"{base}.experts.{e}.{n}.weight"] = x[e].clone()
+        else:
+            out[top.replace("block_sparse_moe", "mlp") + ".experts.gate_up_proj"] = torch.cat((gate, up), 1)
+            out[top.replace("block_sparse_moe", "mlp") + ".experts.down_proj"] = down
+    if not names:
+        out = {k.replace("block_sparse_moe.gate", "mlp.gate"): v for k, v in out.items()}
+    save_file({k: v.contiguous() for k, v in out.items()}, path, metadata={"format": "pt"})
+
+
+def stacked(experts):
+    """gate, up and down [experts, out, in] of one layer, however they are spelled."""
+    import torch
+    if "gate_up_proj" in experts:
+        gate, up = experts["gate_up_proj"].chunk(2, 1)
+        return gate, up, experts["down_proj"]
+    n = 1 + max(int(k.split(".")[0]) for k in experts)
+
+    def stack(*names):
+        return torch.stack([next(experts[f"{e}.{x}.weight"] for x in names if f"{e}.{x}.weight" in experts)
+                            for e in range(n)])
+    return stack("w1", "gate_proj"), stack("w3", "up_proj"), stack("w2", "down_proj")
+
+
+def save_reference(path, ids, ref):
+    """Logits as they are, hidden states rounded once."""
+    from safetensors.torch import save_file
+    t = {k: (v if k == "logits" else v.float()).contiguous() for k, v in ref.items()}
+    save_file({"input_ids": ids} | t, path)
+    path.chmod(0o644)
 
 
 def make_model(name, seed):
@@ -218,9 +368,9 @@ def make_model(name, seed):
     family, dtype, n, args = MODELS[name]
     args = dict(args)
     hub, old = args.pop("hub", False), args.pop("old_config", False)
-    cfg = getattr(transformers, family + "Config")(**args)
+    experts = args.pop("experts", None)
+    cfg = getattr(transformers, family + ("TextConfig" if family == "Gemma3" else "Config"))(**args)
     cls = getattr(transformers, family + ("LMHeadModel" if family == "GPT2" else "ForCausalLM"))
-    cfg._attn_implementation = "sdpa"
     model = cls(cfg).eval()
     gen = torch.Generator().manual_seed(seed)
     randomize(model, gen)
@@ -234,11 +384,14 @@ def make_model(name, seed):
         old_config(folder / "config.json", dtype)
     if hub:
         hub_gpt2(folder / "model.safetensors", cfg.n_positions)
+    spell_experts(folder / "model.safetensors", cfg.model_type, experts)
 
-    make_exact(model)
+    model = load_exact(folder)
     ref = run_f64(model, ids)
-    save_file({"input_ids": ids} | {k: v.float().contiguous() for k, v in ref.items()},
-              folder / "reference.safetensors")
+    save_reference(folder / "reference.safetensors", ids, ref)
+    if family == "Phi3" and cfg.rope_parameters["rope_type"] == "longrope":
+        short = ids[:48]  # within the original context: the other set of factors
+        save_reference(folder / "reference-short.safetensors", short, run_f64(model, short))
     plain_modes(folder)
     check_reload(folder, ids, ref)
 
@@ -482,7 +635,8 @@ def sentencepiece_cases(name, path):
 
 
 def make_tokenizers():
-    shutil.rmtree(OUT / "tokenizers", ignore_errors=True)
+    for name in ("gpt2", "llama3", "qwen2"):  # the folder holds other scripts' fixtures too
+        shutil.rmtree(OUT / "tokenizers" / name, ignore_errors=True)
     hf_cases("gpt2", make_gpt2())
     hf_cases("llama3", make_llama3())
     hf_cases("qwen2", make_qwen2())
@@ -493,6 +647,9 @@ def make_tokenizers():
 def main(args):
     known = {"models": make_models, "tokenizers": make_tokenizers}
     for a in args or known:
+        if a in MODELS:
+            make_model(a, 1000 + list(MODELS).index(a))
+            continue
         if a not in known:
             sys.exit(__doc__)
         known[a]()

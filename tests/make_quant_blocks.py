@@ -24,8 +24,12 @@ TYPES = {
     "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q5_0": (6, 32, 22),
     "Q5_1": (7, 32, 24), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84),
     "Q3_K": (11, 256, 110), "Q4_K": (12, 256, 144), "Q5_K": (13, 256, 176),
-    "Q6_K": (14, 256, 210),
+    "Q6_K": (14, 256, 210), "IQ4_NL": (20, 32, 18), "IQ4_XS": (23, 256, 136),
+    "TQ1_0": (34, 256, 54), "TQ2_0": (35, 256, 66), "MXFP4": (39, 32, 17),
+    "NVFP4": (40, 64, 36), "Q1_0": (41, 128, 18), "Q2_0": (42, 64, 18),
 }
+# Types that importance makes a difference to.
+WEIGHTED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 
 
 def bf16(x):
@@ -106,12 +110,12 @@ class Ggml:
             ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
         self.lib.ggml_get_type_traits.restype = ctypes.POINTER(self.Traits)
 
-    def quantize(self, name, x):
-        """What llama-quantize without an imatrix stores for rows x."""
+    def quantize(self, name, x, weights=None):
+        """What llama-quantize stores for rows x, columns weighing `weights`."""
         tid, elems, size = TYPES[name]
         out = np.zeros(x.size // elems * size, np.uint8)
-        n = self.lib.ggml_quantize_chunk(tid, x.ctypes.data, out.ctypes.data, 0,
-                                         x.shape[0], x.shape[1], None)
+        n = self.lib.ggml_quantize_chunk(tid, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1],
+                                         None if weights is None else weights.ctypes.data)
         assert n == out.size
         return out
 
@@ -129,6 +133,16 @@ def write(name, array):
     (OUT / name).write_bytes(np.ascontiguousarray(array).tobytes())
 
 
+def column_weights():
+    """[ROW]: uneven as mean squares of activations are, some 0, some large."""
+    rng = np.random.default_rng(77)
+    w = rng.chisquare(1, ROW) * 0.01
+    w[rng.random(ROW) < 0.1] = 0
+    w[[3, 100, 101]] = 50
+    w[192:208] = 0
+    return w.astype(np.float32)
+
+
 def make_blocks():
     named = rows()
     x = np.ascontiguousarray(np.stack(list(named.values())))
@@ -136,6 +150,15 @@ def make_blocks():
     write("input.f32", x)
     (OUT / "input.names").write_text("".join(k + "\n" for k in named))
     ggml = Ggml(LIB)
+    weights = column_weights()
+    write("weights.f32", weights)
+    for name in WEIGHTED:
+        write(name + ".weighted.bin", ggml.quantize(name, x, weights))
+        if TYPES[name][1] == 256:
+            continue
+        # rows four times as long, for what depends on the whole row
+        long_rows = np.ascontiguousarray(x[: len(x) // 4 * 4].reshape(-1, 4 * ROW))
+        write(name + ".long.bin", ggml.quantize(name, long_rows, np.tile(weights, 4)))
     for name in TYPES:
         q = ggml.quantize(name, x)
         y = ggml.dequantize(name, q)

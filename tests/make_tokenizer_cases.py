@@ -200,7 +200,38 @@ PRE = {
     "minicpm5": [r"\p{N}{1,3}", C + WORD + r"\p{N}+" + TAIL],
     "laguna": [r"[^\n]+|[\n]+", C + WORD + r"\p{N}" + TAIL],
 }
-WHOLE = {"llama-bpe", "tekken", "minicpm5"}
+KIMI_UPPER, KIMI_LOWER = UPPER[:-1] + r"&&[^\p{Han}]]", LOWER[:-1] + r"&&[^\p{Han}]]"
+CJK3 = "[一-龥\u3040-ゟ゠-ヿ]+"
+DEEPSEEK_LETTERS = "\\s?" + (
+    "[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376"
+    "\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-"
+    "\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a"
+    "\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4"
+    "\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc"
+    "\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f"
+    "\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b"
+    "\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a"
+    "\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2"
+    "\U000118a0-\U000118df\U0001e900-\U0001e943]+")
+PRE |= {
+    "kimi-k2": [r"[\p{Han}]+|" + LEAD + KIMI_UPPER + "*" + KIMI_LOWER + "+" + C + "?|" + LEAD + KIMI_UPPER + "+" + KIMI_LOWER + "*" + C
+                + r"?|\p{N}{1,3}" + TAIL],
+    "youtu": ["[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+",
+              LEAD + UPPER + "*" + LOWER + "+" + C + "?|" + LEAD + UPPER + "+" + LOWER + "*" + C + r"?|\p{N}" + TAIL2],
+    "afmoe": [r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+              "[一-鿿㐀-䶿\uf900-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0effក-\u17ffက-႟ꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+", PRE["deepseek-v3"][2]],
+    "tiny_aya": [r"\d{1,3}(?=(?:\d{3})*\b)", PRE["gpt-4o"][0]],
+    "superbpe": [r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+    "exaone-moe": [C + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"],
+    "chameleon": ["<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2],
+    "deepseek-llm": ["[\r\n]", DEEPSEEK_LETTERS, r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", "[一-龥\u0800-一가-\ud7ff]+", r"\p{N}+"],
+    "jais-2": [C + WORD + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + "".join(r"|\s{%d}(?!\S)" % (1 << k) for k in range(9, 1, -1))
+               + r"|\s{1,2}(?!\S)|\s{1}"],
+    "spark2_5": [r"\p{N}{1,3}", CJK3, r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+                 r"""| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+""", r"\p{N}"],
+    "ufakzeka": [r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + TAIL],
+}
+WHOLE = {"llama-bpe", "tekken", "minicpm5", "kimi-k2", "youtu"}
 WORDS = ["dzień", " Wokulski", "Żaba", "naŚwiecie", "HTMLparser", "'s", "'S", "'\u017f", "'LL", " the", "and", "12345", "3.14", "٣٤", "½", " ",
          "   ", "\n", "\r\n", " \n ", "\t", "\u00a0", "\u3000", "\u180e", "e\u0301", "漢字ひら", "ー", "각", "नमस्ते", "🦙", "\u200d", "!?", "...", "/", "_x",
          "$+", "`", "<|", "(a)", "\u01c5", "\u02b0"]

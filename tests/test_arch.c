@@ -48,9 +48,17 @@ static void names_match_back_to_their_row(void **state)
             for (int n = LM_NAMES_HF; n <= LM_NAMES_GGUF; n++) {
                 if (!lm_arch_row_name(&a->rows[j], (enum lm_naming)n, 17, name, sizeof name))
                     continue;
-                int layer = -2;
-                assert_ptr_equal(lm_arch_match(a, (enum lm_naming)n, name, &layer), &a->rows[j]);
+                int layer = -2, expert = -2;
+                const struct lm_arch_row *r = NULL;
+                if (n == LM_NAMES_GGUF && (a->rows[j].flags & LM_ROW_ALIAS))
+                    continue;
+                lm_arch_expert_name(&a->rows[j], (enum lm_naming)n, 17, 5, name, sizeof name);
+                do /* one tensor may be several rows' */
+                    r = lm_arch_match_next(a, NULL, (enum lm_naming)n, name, r, &layer, &expert);
+                while (r && r != &a->rows[j]);
+                assert_ptr_equal(r, &a->rows[j]);
                 assert_int_equal(layer, strstr(name, "17") ? 17 : -1);
+                assert_int_equal(expert, n == LM_NAMES_HF && lm_row_is_stacked(r) ? 5 : 0);
             }
         }
     }
@@ -272,6 +280,12 @@ static void broken_gguf_keys_are_refused_with_a_reason(void **state)
     tmp_remove(folder);
 }
 
+/* GGUF keeps reals in f32. */
+static bool near(double a, double b)
+{
+    return fabs(a - b) <= 1e-6 * fabs(a);
+}
+
 static void assert_same_config(const struct lm_config *a, const struct lm_config *b)
 {
     assert_ptr_equal(a->arch, b->arch);
@@ -287,19 +301,59 @@ static void assert_same_config(const struct lm_config *a, const struct lm_config
     assert_int_equal(a->sliding_window, b->sliding_window);
     assert_int_equal(a->act, b->act);
     assert_int_equal(a->tied, b->tied);
+    assert_int_equal(a->d_head_v, b->d_head_v);
+    assert_int_equal(a->parallel, b->parallel);
+    assert_int_equal(a->alibi, b->alibi);
+    assert_int_equal(a->two_norms, b->two_norms);
+    assert_int_equal(a->n_experts, b->n_experts);
+    assert_int_equal(a->n_experts_used, b->n_experts_used);
+    assert_int_equal(a->d_ff_expert, b->d_ff_expert);
+    assert_int_equal(a->d_ff_shared, b->d_ff_shared);
+    assert_int_equal(a->n_dense_layers, b->n_dense_layers);
+    assert_int_equal(a->n_expert_groups > 1 ? a->n_expert_groups : 0, b->n_expert_groups > 1 ? b->n_expert_groups : 0);
+    assert_int_equal(a->gating, b->gating);
+    assert_int_equal(a->expert_norm, b->expert_norm);
+    assert_int_equal(a->group_top2, b->group_top2);
+    assert_int_equal(a->q_lora, b->q_lora);
+    assert_int_equal(a->kv_lora, b->kv_lora);
+    assert_int_equal(a->rope_no_truncate, b->rope_no_truncate);
+    assert_memory_equal(a->full_layers, b->full_layers, sizeof a->full_layers);
+    assert_true(near(lm_config_attn_scale(a), lm_config_attn_scale(b)) && near(a->attn_softcap, b->attn_softcap));
+    assert_true(near(a->final_softcap, b->final_softcap) && near(a->embed_scale, b->embed_scale));
+    assert_true(near(a->residual_scale, b->residual_scale) && near(a->logit_divisor, b->logit_divisor));
+    assert_true(near(a->expert_scale, b->expert_scale) && near(a->rope_theta_local, b->rope_theta_local));
+    assert_true(near(a->rope_attn_factor, b->rope_attn_factor) && near(a->rope_mscale_all, b->rope_mscale_all));
     assert_int_equal(a->scaling, b->scaling);
     assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta);
     if (a->scaling != LM_SCALING_NONE)
         assert_true(a->rope_factor == b->rope_factor && a->rope_orig_ctx == b->rope_orig_ctx);
 }
 
+static char names[96][96];
+
+static size_t find_names(void)
+{
+    DIR *d = opendir(MODELS);
+    size_t n = 0;
+    assert_non_null(d);
+    for (struct dirent *f; (f = readdir(d));) {
+        char path[512];
+        snprintf(path, sizeof path, MODELS "%s", f->d_name);
+        snprintf(path + strlen(path), sizeof path - strlen(path), "/model.safetensors");
+        if (f->d_name[0] != '.' && access(path, R_OK) == 0 && n < 96)
+            snprintf(names[n++], sizeof names[0], "%.90s", f->d_name);
+    }
+    closedir(d);
+    return n;
+}
+
 /* config.json -> fields -> config.json -> fields is the identity. */
 static void config_json_round_trips(void **state)
 {
     (void)state;
-    static const char *const names[] = {"tiny-llama", "tiny-llama-tied", "tiny-llama-bias", "tiny-llama-linear",
-                                        "tiny-llama-llama3", "tiny-llama-yarn", "tiny-mistral", "tiny-gpt2"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    size_t n = find_names();
+    assert_true(n > 35);
+    for (size_t i = 0; i < n; i++) {
         char path[256], made[] = "/tmp/libmodel-arch-XXXXXX", file[128], weights[4096], link[128], *json;
         struct lm_err e = {0};
         struct lm_model *m;
@@ -307,8 +361,8 @@ static void config_json_round_trips(void **state)
         snprintf(path, sizeof path, MODELS "%s", names[i]);
         if (lm_model_open(&m, path, &e) || lm_config_read(&a, m, NULL, &e) != 1)
             fail_msg("%s: %s", path, e.text);
+        assert_int_equal(lm_config_to_json(&json, &a, "bfloat16", &e), 0); /* lists of longrope are the model's */
         lm_model_close(m);
-        assert_int_equal(lm_config_to_json(&json, &a, "bfloat16", &e), 0);
 
         assert_non_null(mkdtemp(made));
         snprintf(file, sizeof file, "%s/config.json", made);
@@ -331,6 +385,52 @@ static void config_json_round_trips(void **state)
     }
 }
 
+/* What no field expresses may not be passed over. */
+static void features_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct { const char *json, *reason; } cases[] = {
+        {"{\"model_type\": \"llama\", \"clip_qkv\": 8}", "clip_qkv 8"},
+        {"{\"model_type\": \"gemma\", \"use_bidirectional_attention\": true}", "use_bidirectional_attention true"},
+        {"{\"model_type\": \"gemma2\", \"attention_bias\": true}", "attention_bias true"},
+        {"{\"model_type\": \"qwen2_moe\", \"mlp_only_layers\": [3]}", "mlp_only_layers [3]"},
+        {"{\"model_type\": \"qwen3_moe\", \"decoder_sparse_step\": 2}", "decoder_sparse_step 2"},
+        {"{\"model_type\": \"qwen2\", \"num_hidden_layers\": 1, \"use_sliding_window\": true, \"sliding_window\": 4, "
+         "\"layer_types\": [\"linear_attention\"]}", "linear_attention"},
+        {"{\"model_type\": \"deepseek_v3\", \"kv_lora_rank\": 8, \"scoring_func\": \"softmax\"}", "scoring_func"},
+        {"{\"model_type\": \"deepseek_v3\", \"rope_interleave\": false}", "rope_interleave false"},
+        {"{\"model_type\": \"starcoder2\", \"norm_type\": \"rms_norm\"}", "norm_type"},
+        {"{\"model_type\": \"phi3\", \"rope_scaling\": {\"type\": \"longrope\", \"long_factor\": [1], "
+         "\"short_factor\": [1]}, \"num_attention_heads\": 2, \"hidden_size\": 32, \"max_position_embeddings\": 8}",
+         "is not a list of 8 positive numbers"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct lm_err e = {0};
+        assert_int_equal(bind_with_config(cases[i].json, &e), -1);
+        if (!strstr(e.text, cases[i].reason))
+            fail_msg("expected \"%s\" in \"%s\"", cases[i].reason, e.text);
+    }
+}
+
+#define MIXTRAL "{\"model_type\": \"mixtral\", \"num_hidden_layers\": 2, \"hidden_size\": 32, \"vocab_size\": 80, " \
+    "\"num_attention_heads\": 4, \"max_position_embeddings\": 9, \"intermediate_size\": 64, "
+
+static void absurd_experts_are_refused(void **state)
+{
+    (void)state;
+    static const struct { const char *json, *reason; } cases[] = {
+        {MIXTRAL "\"num_local_experts\": 4}", "no number of experts per token"},
+        {MIXTRAL "\"num_local_experts\": 4, \"num_experts_per_tok\": 5}", "5 of 4 experts"},
+        {MIXTRAL "\"num_local_experts\": 2000000000, \"num_experts_per_tok\": 2}", "at most 65536"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct lm_err e = {0};
+        assert_int_equal(bind_with_config(cases[i].json, &e), -1);
+        if (!strstr(e.text, cases[i].reason))
+            fail_msg("expected \"%s\" in \"%s\"", cases[i].reason, e.text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -344,6 +444,8 @@ int main(void)
         cmocka_unit_test(broken_configs_are_refused_with_a_reason),
         cmocka_unit_test(broken_gguf_keys_are_refused_with_a_reason),
         cmocka_unit_test(config_json_round_trips),
+        cmocka_unit_test(features_are_refused_by_name),
+        cmocka_unit_test(absurd_experts_are_refused),
     };
     return cmocka_run_group_tests_name("arch", tests, NULL, NULL);
 }

@@ -6,6 +6,11 @@
 
 /* ---- files that are something else */
 
+/* 257 bytes, the last of them of the checksum's field, then the magic. */
+#define TEN "model/aaaa"
+#define FIFTY TEN TEN TEN TEN TEN
+static const char tar[] = FIFTY FIFTY FIFTY FIFTY FIFTY "0000000ustar\0" "00";
+
 #define BYTES(s) s, sizeof s - 1
 static const struct {
     const char *file;
@@ -34,21 +39,21 @@ static const struct {
     {"x.bin", BYTES("PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0\0\0archive/data.pkl"), LM_MALFORMED,
      "the zip's directory, which is at its end, is missing"},
     {"x.npz", BYTES("PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\5\0\0\0a.npy"), LM_MALFORMED, "the zip's directory"},
-    {"x.keras", BYTES("PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\5\0\0\0model.weights.h5"), LM_UNSUPPORTED, "Keras 3"},
+    {"x.keras", BYTES("PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\5\0\0\0model.weights.h5"), LM_MALFORMED, "the zip's directory"},
     {"x.zip", BYTES("PK\3\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\5\0\0\0a.txt"), LM_UNSUPPORTED, "a zip archive"},
     {"x.pth", BYTES("\x80\x02\x8a\x0al\xfc\x9c" "F\xf9 j\xa8P\x19.\x80\x02"), LM_MALFORMED, "cut short"},
     {"x.pkl", BYTES("\x80\x04\x95\x10\0\0\0\0\0\0\0"), LM_UNSUPPORTED, "a Python pickle"},
-    {"x.h5", BYTES("\x89HDF\r\n\x1a\n\0\0\0"), LM_UNSUPPORTED, "an HDF5 file"},
     {"x.npy", BYTES("\x93NUMPY\1\0v\0{'descr'"), LM_MALFORMED, "the array's header is cut short"},
     {"x.onnx", BYTES("\x08\x07\x12\x07pytorch\x1a\x05" "2.0.0:\0\0"), LM_UNSUPPORTED, "an ONNX model"},
     {"x.tflite", BYTES("\x1c\0\0\0TFL3\0\0\0\0"), LM_UNSUPPORTED, "a TensorFlow Lite model"},
-    {"x.bin", BYTES("lmgg\0\0\0\0"), LM_UNSUPPORTED, "magic 'ggml'"},
-    {"x.bin", BYTES("fmgg\1\0\0\0"), LM_UNSUPPORTED, "magic 'ggmf'"},
-    {"x.gguf", BYTES("tjgg\3\0\0\0"), LM_UNSUPPORTED, "magic 'ggjt'"},
+    {"x.bin", BYTES("lmgg\0\0\0\0"), LM_MALFORMED, "(magic 'ggml'): the file ends inside the header"},
+    {"x.bin", BYTES("fmgg\1\0\0\0"), LM_MALFORMED, "(magic 'ggmf'): the file ends inside the header"},
+    {"x.gguf", BYTES("tjgg\3\0\0\0"), LM_MALFORMED, "(magic 'ggjt'): the file ends inside the header"},
     {"x.bin", BYTES("algg\1\0\0\0"), LM_UNSUPPORTED, "magic 'ggla'"},
     {"x.gguf", BYTES("FUGG\0\0\0\3"), LM_UNSUPPORTED, "magic reversed"},
     {"x.bin", BYTES("24ka\1\0\0\0"), LM_MALFORMED, "llama2.c header: cut short"},
     {"x.gz", BYTES("\x1f\x8b\x08\0"), LM_UNSUPPORTED, "gzip"},
+    {"x.tar", tar, sizeof tar - 1, LM_UNSUPPORTED, "a tar archive; unpack it first"},
     {"x.zst", BYTES("\x28\xb5\x2f\xfd\0\0"), LM_UNSUPPORTED, "Zstandard"},
     {"config.json", BYTES("{\"model_type\": \"llama\"}"), LM_UNSUPPORTED, "JSON text without a weight_map"},
     {"tokenizer.model", BYTES("\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n\x0c"), LM_UNSUPPORTED, "a SentencePiece tokenizer"},
@@ -68,6 +73,88 @@ static void other_files_are_recognised(void **state)
     }
     open_fails(path_in(dir, "nowhere"), LM_MISSING, "no such file");
     open_fails("/dev/null", LM_USAGE, "not a regular file");
+}
+
+/* ---- files that are not whole, and folders that are not */
+
+static void copy_of(const char *from, const char *to, off_t less)
+{
+    struct bytes b = {0};
+    struct stat st;
+    int fd = open(from, O_RDONLY);
+
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    put_zeros(&b, (size_t)st.st_size + 64);
+    assert_int_equal(read(fd, b.data, (size_t)st.st_size), st.st_size);
+    close(fd);
+    write_file(to, b.data, (size_t)(st.st_size - less));
+    bytes_free(&b);
+}
+
+/* How much is missing and from which tensor on; how much is too much. */
+static void what_is_missing_is_said(void **state)
+{
+    (void)state;
+    struct bytes b = {0};
+    const char *path = path_in(dir, "cut.safetensors");
+
+    copy_of("tests/fixtures/models/tiny-llama/model.safetensors", path, 100);
+    open_fails(path, LM_MALFORMED, "100 bytes are missing, from tensor 'model.norm.weight' on (1 of 21 tensors are not whole)");
+    copy_of("tests/fixtures/models/tiny-llama/model.safetensors", path, -64);
+    open_fails(path, LM_MALFORMED, "64 bytes after the last tensor belong to no tensor");
+    put_gguf(&b, 3, 0);
+    put_gguf_tensor(&b, "a", 1, 16, 0, 0, 0);
+    put_gguf_tensor(&b, "b", 1, 16, 0, 0, 64);
+    put_gguf_tensor(&b, "c", 1, 16, 0, 0, 128);
+    pad_to(&b, 32);
+    size_t head = b.n;
+    put_zeros(&b, 192 + 100);
+    path = path_in(dir, "cut.gguf");
+    write_file(path, b.data, head + 100);
+    open_fails(path, LM_MALFORMED, "tensor 'b' and 1 more end beyond the file");
+    open_fails(path, LM_MALFORMED, "92 bytes are missing, it is cut short");
+    write_file(path, b.data, head + 191);
+    open_fails(path, LM_MALFORMED, "tensor 'c': its data (64 bytes");
+    write_file(path, b.data, b.n);
+    struct lm_model *m = open_ok(path);
+    assert_int_equal(lm_model_n_left_out(m), 1);
+    assert_non_null(strstr(lm_model_left_out(m, 0), "100 bytes after the last tensor belong to no tensor"));
+    lm_model_close(m);
+    write_file(path, b.data, head + 192 + 31); /* padding */
+    m = open_ok(path);
+    assert_int_equal(lm_model_n_left_out(m), 0);
+    lm_model_close(m);
+    bytes_free(&b);
+}
+
+static void missing_shards_are_named(void **state)
+{
+    (void)state;
+    char from[128], folder[128];
+
+    snprintf(folder, sizeof folder, "%s/half", dir);
+    mkdir(folder, 0777);
+    for (int i = 1; i <= 4; i += 2) {
+        char name[64];
+        snprintf(name, sizeof name, "model-0000%d-of-00004.safetensors", i);
+        snprintf(from, sizeof from, "tests/fixtures/models/tiny-llama-sharded/%s", name);
+        copy_of(from, path_in(folder, name), 0);
+    }
+    open_fails(folder, LM_USAGE, "no *.safetensors.index.json that says they are one model");
+    copy_of("tests/fixtures/models/tiny-llama-sharded/model.safetensors.index.json",
+            path_in(folder, "model.safetensors.index.json"), 0);
+    open_fails(folder, LM_MISSING,
+               "2 of 4 shards are missing: model-00002-of-00004.safetensors, model-00004-of-00004.safetensors");
+    struct bytes b = {0};
+    put_gguf(&b, 0, 2);
+    put_key(&b, "split.no", LM_META_U16);
+    put_u16(&b, 1);
+    put_key(&b, "split.count", LM_META_U16);
+    put_u16(&b, 3);
+    write_file(path_in(dir, "m-00002-of-00003.gguf"), b.data, b.n);
+    open_fails(path_in(dir, "m-00002-of-00003.gguf"), LM_MISSING,
+               "2 of 3 parts are missing: m-00001-of-00003.gguf, m-00003-of-00003.gguf");
+    bytes_free(&b);
 }
 
 /* ---- every prefix, every bit */
@@ -238,6 +325,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(other_files_are_recognised),
+        cmocka_unit_test(what_is_missing_is_said),
+        cmocka_unit_test(missing_shards_are_named),
         cmocka_unit_test(every_prefix_is_refused),
         cmocka_unit_test(every_flipped_bit_is_survived),
         cmocka_unit_test(every_field_with_boundary_values_is_survived),

@@ -347,8 +347,8 @@ static void broken_split_sets_are_refused(void **state)
     const char *one = path_in(dir, "s-00001-of-00002.gguf"), *two = path_in(dir, "s-00002-of-00002.gguf");
 
     write_part("s-00001-of-00002.gguf", 0, 2, 2, "a");
-    open_fails(one, LM_MISSING, "s-00002-of-00002.gguf: no such file");
-    open_fails(one, LM_MISSING, "part 2 of 2");
+    open_fails(one, LM_MISSING, "1 of 2 parts are missing: s-00002-of-00002.gguf");
+    open_fails(one, LM_MISSING, "1 of 2 parts are missing");
     write_part("s-00002-of-00002.gguf", 0, 2, 2, "b");
     open_fails(one, LM_MISMATCH, "its name says part 2 of 2, its metadata (split.no 0, split.count 2)");
     write_part("s-00002-of-00002.gguf", 1, 3, 2, "b");
@@ -361,7 +361,7 @@ static void broken_split_sets_are_refused(void **state)
     write_part("renamed.gguf", 1, 2, 2, "b");
     open_fails(path_in(dir, "renamed.gguf"), LM_USAGE, "a part of a set of 2 files");
     assert_int_equal(remove(one), 0);
-    open_fails(two, LM_MISSING, "part 1 of 2");
+    open_fails(two, LM_MISSING, "1 of 2 parts are missing: s-00001-of-00002.gguf");
 }
 
 int main(void)

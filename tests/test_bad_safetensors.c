@@ -172,7 +172,7 @@ static const struct {
     {"S9 a pipe", "{\"weight_map\":{\"a\":\"pipe\"}}", LM_USAGE, "not a regular file"},
     {"S9 itself", "{\"weight_map\":{\"a\":\"x.safetensors.index.json\"}}", LM_MALFORMED, "not a safetensors file"},
     {"missing shard", "{\"weight_map\":{\"a\":\"s1.safetensors\",\"c\":\"s3.safetensors\"}}", LM_MISSING,
-     "shard s3.safetensors"},
+     "1 of 2 shards are missing: s3.safetensors"},
     {"missing tensor", "{\"weight_map\":{\"a\":\"s1.safetensors\",\"c\":\"s1.safetensors\"}}", LM_MISSING,
      "tensor 'c' is missing: s1.safetensors does not hold it"},
     {"extra tensor", "{\"weight_map\":{\"a\":\"both.safetensors\"}}", LM_MISMATCH,

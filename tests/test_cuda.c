@@ -187,6 +187,8 @@ static void net_make(struct small_net *s, const struct shape *p, const enum lm_d
                                        .sliding_window = p->window, .norm_eps = 1e-5, .act = p->act, .tied = p->tied};
     s->net.rope = p->rope;
     s->net.ctx_len = p->ctx_len;
+    s->net.n_kv = p->n_kv_heads;
+    s->net.d_k = s->net.d_v = p->d_head;
     set_rope(s);
     set_mat(s, &s->net.embed, types[0], p->vocab, p->d_model, "embed");
     if (p->learned)
@@ -197,8 +199,10 @@ static void net_make(struct small_net *s, const struct shape *p, const enum lm_d
         set_mat(s, &s->net.head, types[n_types - 1], p->vocab, p->d_model, "head");
     set_norm(s, &s->net.out_norm, &s->net.out_norm_b);
     s->net.layers = from_arena(s, 2 * sizeof *s->net.layers);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         set_layer(s, &s->net.layers[i], types, n_types);
+        s->net.layers[i].window = p->window;
+    }
 }
 
 /* ---- one backend running it */

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <dirent.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,20 +18,27 @@
 #define MODELS "tests/fixtures/models/"
 #define SAMPLE "samples/polish-5m"
 
-static const char *const with_reference[] = {
-    SAMPLE,
-    MODELS "tiny-llama",
-    MODELS "tiny-llama-sharded",
-    MODELS "tiny-llama-tied",
-    MODELS "tiny-llama-bias",
-    MODELS "tiny-llama-linear",
-    MODELS "tiny-llama-llama3",
-    MODELS "tiny-llama-yarn",
-    MODELS "tiny-mistral",
-    MODELS "tiny-gpt2",
-    MODELS "tiny-gpt2-hub",
-};
-#define N_MODELS (sizeof with_reference / sizeof *with_reference)
+/* The sample and every tiny model that has a reference, found when the tests start. */
+static char with_reference[96][128] = {SAMPLE};
+static size_t n_models = 1;
+
+static int find_models(void **state)
+{
+    DIR *d = opendir(MODELS);
+    char path[512];
+
+    (void)state;
+    for (struct dirent *f; d && (f = readdir(d));) {
+        snprintf(path, sizeof path, MODELS "%s/reference.safetensors", f->d_name);
+        if (f->d_name[0] == '.' || access(path, R_OK) || n_models == sizeof with_reference / sizeof *with_reference)
+            continue;
+        snprintf(with_reference[n_models++], sizeof with_reference[0], MODELS "%.80s", f->d_name);
+    }
+    if (d)
+        closedir(d);
+    qsort(with_reference + 1, n_models - 1, sizeof *with_reference, (int (*)(const void *, const void *))strcmp);
+    return n_models > 40 ? 0 : -1;
+}
 
 /* A model with an engine and a session on it. */
 struct run {
@@ -71,6 +79,8 @@ struct reference {
     int32_t *ids;
     size_t n;
     float *logits;
+    double *exact; /* NULL where the reference was rounded */
+    double scale;  /* largest logit */
 };
 
 static float *tensor_values(struct lm_model *m, const char *name)
@@ -85,12 +95,10 @@ static float *tensor_values(struct lm_model *m, const char *name)
     return v;
 }
 
-static void open_reference(struct reference *ref, const char *model)
+static void open_reference_file(struct reference *ref, const char *path)
 {
-    char path[512];
     struct lm_err e = {0};
 
-    snprintf(path, sizeof path, "%s/reference.safetensors", model);
     must(lm_model_open(&ref->m, path, &e), &e);
     const struct lm_tensor *t = lm_model_find(ref->m, "input_ids");
     assert_non_null(t);
@@ -100,12 +108,31 @@ static void open_reference(struct reference *ref, const char *model)
     for (size_t i = 0; i < ref->n; i++)
         ref->ids[i] = (int32_t)lm_load_u64le(t->data + 8 * i);
     ref->logits = tensor_values(ref->m, "logits");
+    const struct lm_tensor *l = lm_model_find(ref->m, "logits");
+    ref->exact = NULL;
+    ref->scale = 0;
+    for (size_t i = 0; i < l->n_elems; i++)
+        ref->scale = fmax(ref->scale, fabs((double)ref->logits[i]));
+    if (l->dtype != LM_F64)
+        return;
+    ref->exact = malloc(l->n_bytes);
+    assert_non_null(ref->exact);
+    memcpy(ref->exact, l->data, l->n_bytes);
+}
+
+static void open_reference(struct reference *ref, const char *model)
+{
+    char path[512];
+
+    snprintf(path, sizeof path, "%.400s/reference.safetensors", model);
+    open_reference_file(ref, path);
 }
 
 static void close_reference(struct reference *ref)
 {
     free(ref->ids);
     free(ref->logits);
+    free(ref->exact);
     lm_model_close(ref->m);
 }
 
@@ -126,7 +153,7 @@ static double max_diff(const float *a, const float *b, size_t n)
 struct hidden_check {
     struct lm_model *ref;
     size_t seen;
-    double max;
+    double max; /* error, as a share of the largest value where that is above 1 */
 };
 
 static int check_hidden(void *user, enum lm_tap_point point, int layer, const float *data, size_t n, size_t width,
@@ -138,7 +165,10 @@ static int check_hidden(void *user, enum lm_tap_point point, int layer, const fl
     (void)e;
     snprintf(name, sizeof name, "hidden_states.%d", point == LM_TAP_INPUT ? 0 : layer + 1);
     float *want = tensor_values(c->ref, name);
-    double d = max_diff(data, want + pos0 * width, n * width);
+    double d = max_diff(data, want + pos0 * width, n * width), scale = 1;
+    for (size_t i = 0; i < n * width; i++)
+        scale = fmax(scale, fabs((double)want[pos0 * width + i]));
+    d /= scale;
     free(want);
     c->max = d > c->max ? d : c->max;
     c->seen++;
@@ -148,12 +178,12 @@ static int check_hidden(void *user, enum lm_tap_point point, int layer, const fl
 static void reference_logits(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_MODELS; i++) {
+    for (size_t i = 0; i < n_models; i++) {
         struct reference ref;
         struct run r;
         struct lm_err e = {0};
         open_reference(&ref, with_reference[i]);
-        start(&r, with_reference[i], LM_MATH_EXACT, 0, 0);
+        start(&r, with_reference[i], LM_MATH_EXACT, 1, 0);
         struct hidden_check c = {ref.m, 0, 0};
         lm_session_set_tap(r.s, 1u << LM_TAP_INPUT | 1u << LM_TAP_LAYER, check_hidden, &c);
         float *got = malloc(ref.n * r.vocab * sizeof *got);
@@ -161,8 +191,8 @@ static void reference_logits(void **state)
         must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
         double worst = max_diff(got, ref.logits, ref.n * r.vocab);
         print_message("%s: logits within %.2g, hidden states within %.2g\n", with_reference[i], worst, c.max);
-        assert_true(worst < 1e-4);
-        assert_true(c.max < 1e-4);
+        assert_true(worst < 1.5e-5 * fmax(1, ref.scale));
+        assert_true(c.max < 2e-5);
         assert_int_equal(c.seen, lm_engine_config(r.g)->n_layers + 1);
         free(got);
         stop(&r);
@@ -170,49 +200,161 @@ static void reference_logits(void **state)
     }
 }
 
-/* Through our own GGUF: adjacent rotary pairs, Llama 3's divisors as a tensor,
- * GPT-2's weights the other way round. */
-static void to_gguf(const char *model, const char *dst)
+/* The truth agrees with transformers' float64 to the last digits of double. */
+static void float64_is_the_reference(void **state)
 {
-    struct lm_request req = {.to = lm_format_find("gguf"), .dtype = -1};
+    (void)state;
+    for (size_t i = 1; i < n_models; i++) {
+        struct reference ref;
+        struct run r;
+        struct lm_err e = {0};
+        open_reference(&ref, with_reference[i]);
+        start(&r, with_reference[i], LM_MATH_F64, 1, 0);
+        double *got = malloc(ref.n * r.vocab * sizeof *got), worst = 0;
+        assert_non_null(got);
+        assert_non_null(ref.exact);
+        must(lm_session_eval_f64(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
+        for (size_t j = 0; j < ref.n * r.vocab; j++)
+            worst = fmax(worst, fabs(got[j] - ref.exact[j]));
+        print_message("%s: float64 within %.2g\n", with_reference[i], worst);
+        assert_true(worst < 1e-12 * fmax(1, ref.scale));
+        free(got);
+        stop(&r);
+        close_reference(&ref);
+    }
+}
+
+/* Through our own GGUF: adjacent rotary pairs, divisors as tensors, stacked
+ * experts, 1 + weight, latent attention split in two, matrices the other way round. */
+static void convert_to(const char *model, const char *dst, const char *format)
+{
+    struct lm_request req = {.to = lm_format_find(format), .dtype = -1};
     struct lm_model *m;
     struct lm_plan *p;
     struct lm_err e = {0};
 
     must(lm_model_open(&m, model, &e), &e);
     must(lm_plan_make(&p, m, &req, &e), &e);
-    must(lm_plan_run(p, dst, &(struct lm_run_options){.n_threads = 1}, &e), &e);
+    must(lm_plan_run(p, dst, &(struct lm_run_options){.n_threads = 2}, &e), &e);
     lm_plan_free(p);
     lm_model_close(m);
 }
 
+static void same_file(const char *a, const char *b)
+{
+    char *x[2];
+    size_t n[2];
+
+    for (int i = 0; i < 2; i++) {
+        FILE *f = fopen(i ? b : a, "rb");
+        assert_non_null(f);
+        assert_int_equal(fseek(f, 0, SEEK_END), 0);
+        n[i] = (size_t)ftell(f);
+        rewind(f);
+        assert_non_null(x[i] = malloc(n[i] + 1));
+        assert_int_equal(fread(x[i], 1, n[i], f), n[i]);
+        fclose(f);
+    }
+    assert_int_equal(n[0], n[1]);
+    assert_memory_equal(x[0], x[1], n[0]);
+    free(x[0]);
+    free(x[1]);
+}
+
+static void remove_folder(const char *path)
+{
+    char file[1024];
+    DIR *d = opendir(path);
+
+    assert_non_null(d);
+    for (struct dirent *f; (f = readdir(d));) {
+        snprintf(file, sizeof file, "%s/%s", path, f->d_name);
+        unlink(file);
+    }
+    closedir(d);
+    assert_int_equal(rmdir(path), 0);
+}
+
+/* Every safetensors file of a folder comes back from GGUF byte for byte; where
+ * 1 + weight rounds an F32 weight, the values do. */
+static void comes_back(const char *model, const char *gguf, const char *back)
+{
+    char mine[1024], theirs[1024];
+    DIR *d = opendir(model);
+
+    convert_to(gguf, back, "safetensors");
+    assert_non_null(d);
+    for (struct dirent *f; (f = readdir(d));) {
+        size_t n = strlen(f->d_name);
+        if (n < 12 || strcmp(f->d_name + n - 12, ".safetensors") || !strncmp(f->d_name, "reference", 9))
+            continue;
+        snprintf(mine, sizeof mine, "%s/%s", back, f->d_name);
+        snprintf(theirs, sizeof theirs, "%s/%s", model, f->d_name);
+        if (!strstr(model, "gemma2-scalar"))
+            same_file(mine, theirs);
+    }
+    closedir(d);
+}
+
+static void logits_are_near(const char *path, const struct reference *ref, double bound)
+{
+    struct run r;
+    struct lm_err e = {0};
+
+    start(&r, path, LM_MATH_EXACT, 1, 0);
+    float *got = malloc(ref->n * r.vocab * sizeof *got);
+    assert_non_null(got);
+    must(lm_session_eval(r.s, ref->ids, ref->n, LM_LOGITS_ALL, got, &e), &e);
+    double worst = max_diff(got, ref->logits, ref->n * r.vocab);
+    if (!(worst < bound * fmax(1, ref->scale)))
+        fail_msg("%s: logits differ by %g", path, worst);
+    free(got);
+    stop(&r);
+}
+
 static void gguf_gives_the_same(void **state)
 {
-    static const char *const models[] = {MODELS "tiny-llama-llama3", MODELS "tiny-llama-bias", MODELS "tiny-llama-yarn",
-                                         MODELS "tiny-gpt2"};
-    char dir[] = "/tmp/lm-engine-XXXXXX", path[64];
+    char dir[] = "/tmp/lm-engine-XXXXXX", path[64], back[64];
 
     (void)state;
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/m.gguf", dir);
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+    snprintf(back, sizeof back, "%s/back/", dir);
+    for (size_t i = 1; i < n_models; i++) {
         struct reference ref;
-        struct run r;
-        struct lm_err e = {0};
-        to_gguf(models[i], path);
-        open_reference(&ref, models[i]);
-        start(&r, path, LM_MATH_EXACT, 0, 0);
-        assert_int_equal(lm_bound_tensor(lm_engine_binding(r.g), LM_ROLE_ROPE_FREQS, -1) != NULL, i == 0);
-        float *got = malloc(ref.n * r.vocab * sizeof *got);
-        assert_non_null(got);
-        must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
-        assert_true(max_diff(got, ref.logits, ref.n * r.vocab) < 1e-4);
-        free(got);
-        stop(&r);
+        convert_to(with_reference[i], path, "gguf");
+        open_reference(&ref, with_reference[i]);
+        logits_are_near(path, &ref, 2e-5);
+        comes_back(with_reference[i], path, back);
+        logits_are_near(back, &ref, 2e-5);
         close_reference(&ref);
+        remove_folder(back);
         unlink(path);
     }
     assert_int_equal(rmdir(dir), 0);
+}
+
+/* Within the original context LongRoPE's other divisors count. */
+static void longrope_switches(void **state)
+{
+    struct reference ref;
+    struct run r;
+    struct lm_err e = {0};
+    float *got;
+
+    (void)state;
+    open_reference_file(&ref, MODELS "tiny-phi3/reference-short.safetensors");
+    start(&r, MODELS "tiny-phi3", LM_MATH_EXACT, 0, 64);
+    assert_non_null(got = malloc(ref.n * r.vocab * sizeof *got));
+    must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
+    assert_true(max_diff(got, ref.logits, ref.n * r.vocab) < 2e-5 * ref.scale);
+    stop(&r);
+    start(&r, MODELS "tiny-phi3", LM_MATH_EXACT, 0, 65);
+    must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
+    assert_true(max_diff(got, ref.logits, ref.n * r.vocab) > 1e-3);
+    stop(&r);
+    free(got);
+    close_reference(&ref);
 }
 
 static int32_t argmax(const float *x, size_t n)
@@ -283,15 +425,14 @@ static float *eval_in_chunks(const char *model, int threads, size_t chunk, size_
 
 static void chunks_and_threads_change_no_bit(void **state)
 {
-    static const char *const models[] = {SAMPLE, MODELS "tiny-llama-bias", MODELS "tiny-gpt2", MODELS "tiny-gpt2-hub"};
     static const struct { int threads; size_t chunk; } ways[] = {{1, 1000}, {2, 1000}, {3, 33}, {2, 7}, {1, 1}};
 
     (void)state;
-    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
+    for (size_t m = 0; m < n_models; m++) {
         size_t n, n2;
-        float *first = eval_in_chunks(models[m], ways[0].threads, ways[0].chunk, &n);
+        float *first = eval_in_chunks(with_reference[m], ways[0].threads, ways[0].chunk, &n);
         for (size_t i = 1; i < sizeof ways / sizeof *ways; i++) {
-            float *other = eval_in_chunks(models[m], ways[i].threads, ways[i].chunk, &n2);
+            float *other = eval_in_chunks(with_reference[m], ways[i].threads, ways[i].chunk, &n2);
             assert_int_equal(n, n2);
             assert_memory_equal(first, other, n * sizeof *first);
             free(other);
@@ -361,12 +502,12 @@ static void rewind_forgets(void **state)
 static void fast_is_close(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_MODELS; i++) {
+    for (size_t i = 0; i < n_models; i++) {
         struct reference ref;
         struct run r;
         struct lm_err e = {0};
         open_reference(&ref, with_reference[i]);
-        start(&r, with_reference[i], LM_MATH_FAST, 0, 0);
+        start(&r, with_reference[i], LM_MATH_FAST, 1, 0);
         float *got = malloc(ref.n * r.vocab * sizeof *got);
         assert_non_null(got);
         must(lm_session_eval(r.s, ref.ids, ref.n, LM_LOGITS_ALL, got, &e), &e);
@@ -375,7 +516,8 @@ static void fast_is_close(void **state)
             lm_divergence_add(&d, ref.logits + t * r.vocab, got + t * r.vocab, r.vocab, -1);
         lm_divergence_finish(&d);
         print_message("%s: fast, mean KLD %.2g\n", with_reference[i], d.kld_mean);
-        assert_true(d.kld_mean < 1e-3);
+        /* Where rounding tips the choice of an expert, one position moves a lot. */
+        assert_true(d.kld_mean < (lm_engine_config(r.g)->n_experts ? 2e-2 : 1e-3));
         free(got);
         stop(&r);
         close_reference(&ref);
@@ -605,6 +747,8 @@ int main(void)
         cmocka_unit_test(gguf_gives_the_same),
         cmocka_unit_test(greedy_ids),
         cmocka_unit_test(chunks_and_threads_change_no_bit),
+        cmocka_unit_test(float64_is_the_reference),
+        cmocka_unit_test(longrope_switches),
         cmocka_unit_test(last_equals_all),
         cmocka_unit_test(rewind_forgets),
         cmocka_unit_test(fast_is_close),
@@ -612,5 +756,5 @@ int main(void)
         cmocka_unit_test(bad_input_is_refused),
         cmocka_unit_test(bad_options_are_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, find_models, NULL);
 }

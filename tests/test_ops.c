@@ -342,6 +342,9 @@ static void make_layer(struct layer *l, const struct shape *s)
         .sliding_window = s->window, .norm_eps = 1e-5, .vocab_size = 50};
     l->net.rope = s->rope;
     l->net.ctx_len = N_POS;
+    l->net.n_kv = s->n_kv_heads;
+    l->net.d_k = l->net.d_v = s->d_head;
+    l->w.window = s->window;
     l->net.layers = &l->w;
     set_vec(&l->w.attn_norm, s->d_model);
     set_vec(&l->w.ffn_norm, s->d_model);

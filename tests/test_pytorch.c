@@ -15,6 +15,7 @@ static void all_forms_give_the_same_values(void **state)
         {"plain.pt", 22}, {"deflated.pt", 22}, {"streaming.pt", 22}, {"protocol4.pt", 22}, {"legacy.pt", 22},
         {"big.pt", 5}, {"wide.pt", 4}, {"quantized.pt", 3}, {"checkpoint.pt", 3}, {"script.pt", 7}, {"small.pt", 2},
         {"small-deflated.pt", 2}, {"small-legacy.pt", 2},
+        {"small-legacy-3.pt", 2}, {"small-legacy-4.pt", 2}, {"small-legacy-5.pt", 2},
     };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char path[200], expected[240];

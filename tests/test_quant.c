@@ -12,6 +12,8 @@ static const struct {
 } quants[] = {
     {LM_Q4_0, 7.38e-3}, {LM_Q4_1, 0},       {LM_Q5_0, 0},       {LM_Q5_1, 0},       {LM_Q8_0, 2.86e-5},
     {LM_Q2_K, 8.8e-2},  {LM_Q3_K, 2.28e-2}, {LM_Q4_K, 5.09e-3}, {LM_Q5_K, 1.31e-3}, {LM_Q6_K, 3.15e-4},
+    {LM_IQ4_NL, 0},     {LM_IQ4_XS, 0},     {LM_TQ1_0, 0},      {LM_TQ2_0, 0},      {LM_MXFP4, 0},
+    {LM_NVFP4, 0},      {LM_Q1_0, 0},       {LM_Q2_0, 0},
 };
 enum { N_QUANTS = sizeof quants / sizeof *quants };
 
@@ -53,7 +55,10 @@ static void test_every_writable_block_type_is_here(void **state)
     (void)state;
     for (int d = 0; d < LM_N_DTYPES; d++) {
         const struct lm_dtype_info *info = lm_dtype_info((enum lm_dtype)d);
-        n += info->kind == LM_KIND_QUANT && info->from_f32;
+        /* Those with grids have a test of their own. */
+        bool grid = strncmp(info->name, "IQ1", 3) == 0 || strncmp(info->name, "IQ2", 3) == 0 ||
+                    strncmp(info->name, "IQ3", 3) == 0;
+        n += info->kind == LM_KIND_QUANT && info->from_f32 && !grid;
     }
     assert_int_equal(n, N_QUANTS);
 }
@@ -137,6 +142,107 @@ static void test_values_equal_ggml(void **state)
     free(read_fixture("input.f32", &size));
     for (int i = 0; i < N_QUANTS; i++)
         check_values(quants[i].type, size / 4);
+}
+
+/* ---- with importance */
+
+static void check_weighted(enum lm_dtype d, const float *x, size_t n, const float *weights, size_t row,
+                           const char *suffix)
+{
+    const struct lm_dtype_info *info = lm_dtype_info(d);
+    char name[32];
+    size_t size, bytes = lm_dtype_bytes(d, n);
+
+    fixture_of(name, d, suffix);
+    uint8_t *want = read_fixture(name, &size), *got = allocate(bytes);
+    assert_int_equal(size, bytes);
+    for (int k = 0; k < N_ISAS; k++) {
+        if (lm_dtype_set_isa(isas[k]) != 0)
+            continue;
+        memset(got, 0x5a, bytes);
+        info->from_f32_weighted(got, x, weights, row, n / row);
+        for (size_t i = 0; i < bytes; i++)
+            if (got[i] != want[i])
+                fail_msg("%s, %s: byte %zu is %02x, ggml's %02x", name, isas[k], i, got[i], want[i]);
+    }
+    free(want);
+    free(got);
+}
+
+static void test_weighted_blocks_equal_ggml(void **state)
+{
+    size_t n, size;
+    float *x = read_fixture("input.f32", &n), *w = read_fixture("weights.f32", &size), repeated[1024];
+    int n_weighted = 0;
+
+    (void)state;
+    assert_int_equal(size, 256 * sizeof *w);
+    for (int i = 0; i < 4; i++)
+        memcpy(repeated + 256 * i, w, size);
+    for (int i = 0; i < N_QUANTS; i++) {
+        const struct lm_dtype_info *info = lm_dtype_info(quants[i].type);
+        if (!info->from_f32_weighted)
+            continue;
+        assert_false(info->needs_importance);
+        check_weighted(quants[i].type, x, n / 4, w, 256, "weighted.bin");
+        if (info->block_elems == 32)
+            check_weighted(quants[i].type, x, n / 4096 * 1024, repeated, 1024, "long.bin");
+        n_weighted++;
+    }
+    assert_int_equal(n_weighted, 11);
+    free(x);
+    free(w);
+}
+
+static double weighted_error(const struct lm_dtype_info *info, const uint8_t *q, const float *x, const float *w, size_t n)
+{
+    float *y = allocate(n * 4);
+    double error = 0;
+
+    info->to_f32(y, q, n);
+    for (size_t i = 0; i < n; i++)
+        error += (double)w[i % 512] * ((double)y[i] - x[i]) * ((double)y[i] - x[i]);
+    free(y);
+    return error;
+}
+
+/* Rows in one call or one by one, on every path; and it is worth it. */
+static void test_importance_of_random_rows(void **state)
+{
+    enum { ROW = 512, ROWS = 37, N = ROW * ROWS };
+    float *x = allocate(N * 4), w[ROW];
+    uint8_t *first = allocate(N * 4), *other = allocate(N * 4), *plain = allocate(N * 4);
+
+    (void)state;
+    random_state = 3;
+    for (size_t i = 0; i < N; i++)
+        x[i] = 0.02f * (float)gaussian();
+    for (size_t i = 0; i < ROW; i++)
+        w[i] = (float)exp(2 * gaussian());
+    for (int i = 0; i < N_QUANTS; i++) {
+        const struct lm_dtype_info *info = lm_dtype_info(quants[i].type);
+        size_t bytes = N / info->block_elems * info->block_bytes;
+        if (!info->from_f32_weighted)
+            continue;
+        assert_int_equal(lm_dtype_set_isa("portable"), 0);
+        info->from_f32_weighted(first, x, w, ROW, ROWS);
+        info->from_f32(plain, x, N);
+        assert_true(weighted_error(info, first, x, w, N) < weighted_error(info, plain, x, w, N));
+        for (int k = 0; k < N_ISAS; k++) {
+            if (lm_dtype_set_isa(isas[k]) != 0)
+                continue;
+            for (size_t r = 0; r < ROWS; r++)
+                info->from_f32_weighted(other + bytes / ROWS * r, x + ROW * r, w, ROW, 1);
+            assert_memory_equal(first, other, bytes);
+            memset(other, 0, bytes);
+            info->from_f32_weighted(other, x, w, ROW, ROWS);
+            assert_memory_equal(first, other, bytes);
+        }
+    }
+    free(x);
+    free(first);
+    free(other);
+    free(plain);
 }
 
 /* ---- between the paths */
@@ -418,6 +524,8 @@ int main(void)
         cmocka_unit_test(test_every_writable_block_type_is_here),
         cmocka_unit_test(test_blocks_equal_ggml),
         cmocka_unit_test(test_values_equal_ggml),
+        cmocka_unit_test(test_weighted_blocks_equal_ggml),
+        cmocka_unit_test(test_importance_of_random_rows),
         cmocka_unit_test(test_all_paths_give_the_same_bytes),
         cmocka_unit_test(test_rows_of_any_length),
         cmocka_unit_test(test_error_of_gaussian_values),

@@ -8,6 +8,7 @@
 
 #include <glob.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,10 +57,10 @@ static void test_dtype_error_order(void **state)
 
     (void)state;
     for (size_t i = 1; i < sizeof by_error / sizeof by_error[0]; i++)
-        assert_true(verify_dtype_error(by_error[i]) >= verify_dtype_error(by_error[i - 1]));
+        assert_true(lm_dtype_error(by_error[i]) >= lm_dtype_error(by_error[i - 1]));
     for (int d = 0; d < LM_N_DTYPES; d++)
         if (lm_dtype_info((enum lm_dtype)d)->kind == LM_KIND_QUANT)
-            assert_in_range((uint64_t)(1e6 * verify_dtype_error((enum lm_dtype)d)), 1, 1000000);
+            assert_in_range((uint64_t)(1e6 * lm_dtype_error((enum lm_dtype)d)), 1, 1000000);
 }
 
 static void test_equal_to_itself(void **state)
@@ -213,6 +214,12 @@ static void check_wrong(const char *model, int layer)
         fail_msg("exit %d: %s", code, said);
     assert_true(number(o, "kld_mean") > 1e-6);
     assert_int_equal(json_integer_value(json_object_get(o, "first_divergent_layer")), layer);
+    json_t *why = json_object_get(o, "causes"), *where = json_object_get(o, "departure");
+    assert_true(json_is_true(json_object_get(why, "cured")));
+    json_t *found = json_array_get(json_object_get(why, "found"), 0);
+    assert_string_equal(json_string_value(json_object_get(found, "cause")), "not_permuted");
+    assert_string_equal(json_string_value(json_object_get(found, "role")), "attn_k");
+    assert_string_equal(json_string_value(json_object_get(where, "operation")), "keys");
     json_decref(o);
 }
 
@@ -224,13 +231,88 @@ static void test_wrong_k_is_named(void **state)
     check_wrong("samples/polish-5m", 2);
 }
 
+static void test_truth(void **state)
+{
+    char said[65536];
+    json_t *o;
+
+    (void)state;
+    assert_int_equal(verify_with(&o, said, sizeof said, "samples/polish-5m --truth --tokens 64"), 0);
+    json_t *modes = json_object_get(o, "modes"), *exact = json_array_get(modes, 0), *fast = json_array_get(modes, 1);
+    assert_int_equal(json_array_size(modes), 2);
+    double e = number(exact, "max_abs_logit_diff"), f = number(fast, "max_abs_logit_diff");
+    assert_true(e > 0 && e < 1e-4 && f > e && f < 1);
+    assert_true(number(exact, "top1_agreement") == 1);
+    json_decref(o);
+}
+
+static void test_report(void **state)
+{
+    char folder[] = "/tmp/test_verify.XXXXXX", said[65536];
+    json_t *o;
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    const char *models = MODELS "tiny-llama " MODELS "tiny-llama";
+    assert_int_equal(verify_with(&o, said, sizeof said, "%s --report %s/r.html", models, folder), 0);
+    json_decref(o);
+    /* Not twice under one name, unless told to. */
+    assert_int_equal(verify_with(&o, said, sizeof said, "%s --report %s/r.html", models, folder), 3);
+    assert_null(o);
+    assert_int_equal(verify_with(&o, said, sizeof said, "%s --force --report %s/r.html", models, folder), 0);
+    json_decref(o);
+    remove_folder(folder);
+}
+
+/* Against sums over the definition. */
+static void test_position(void **state)
+{
+    enum { N = 50 };
+    float a[N], b[N];
+    double za = 0, zb = 0, kl = 0;
+    struct lm_position p;
+    uint32_t r = 7;
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        a[i] = (float)((r = r * 1664525 + 1013904223) >> 8) / (1 << 22);
+        b[i] = a[i] + (float)((r = r * 1664525 + 1013904223) >> 8) / (1 << 25);
+        za += exp((double)a[i]);
+        zb += exp((double)b[i]);
+    }
+    for (int i = 0; i < N; i++)
+        kl += exp((double)a[i]) / za * (log(exp((double)a[i]) / za) - log(exp((double)b[i]) / zb));
+    lm_position_compare(&p, a, b, N, 3);
+    assert_true(fabs(p.kld - kl) < 1e-12 && kl > 1e-4);
+    assert_true(fabs(p.nll_a - (log(za) - (double)a[3])) < 1e-12);
+    lm_position_compare(&p, a, a, N, -1);
+    assert_true(p.kld < 1e-14 && p.top5 == 5 && isnan(p.nll_a));
+    b[9] = NAN;
+    lm_position_compare(&p, a, b, N, -1);
+    assert_true(isnan(p.kld) && isnan(p.max_abs));
+    struct lm_tally t = {0};
+    lm_tally_add(&t, &p, 0);
+    assert_true(isnan(t.kld_max) && isnan(t.kld));
+}
+
+static void test_quantile(void **state)
+{
+    double x[] = {5, 1, NAN, 3, 2}, y[] = {4, 1, 3, 2};
+
+    (void)state;
+    assert_true(lm_quantile(x, 5, 0.5) == 3 && isnan(lm_quantile(x, 5, 1)));
+    assert_true(lm_quantile(y, 4, 0.5) == 2.5 && lm_quantile(y, 4, 0) == 1 && isnan(lm_quantile(y, 0, 0.5)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dtype_error_order), cmocka_unit_test(test_equal_to_itself),
         cmocka_unit_test(test_every_reference), cmocka_unit_test(test_reference_beyond),
         cmocka_unit_test(test_other_vocabulary), cmocka_unit_test(test_wrong_use),
-        cmocka_unit_test(test_wrong_k_is_named)};
+        cmocka_unit_test(test_wrong_k_is_named), cmocka_unit_test(test_truth),
+        cmocka_unit_test(test_report), cmocka_unit_test(test_position), cmocka_unit_test(test_quantile)};
 
+    setenv("OMP_THREAD_LIMIT", "1", 1); /* of the commands: these models are too small for more */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,6 +43,50 @@ static inline void put_zip(struct bytes *b, const struct member *m, size_t n, si
     bytes_free(&central);
 }
 
+/* The pickle of an OrderedDict of tensors, as torch.save writes it (protocol 2);
+ * tensor i is the whole of storage "i". */
+struct torch_tensor { const char *name, *storage; unsigned n_dims; uint64_t shape[8], n_elems; };
+
+static inline void pickle_text(struct bytes *b, const char *s)
+{
+    put_u8(b, 'X');
+    put_u32(b, (uint32_t)strlen(s));
+    put_text(b, s);
+}
+static inline void pickle_int(struct bytes *b, uint64_t v)
+{
+    put_u8(b, 'J');
+    put_u32(b, (uint32_t)v);
+}
+static inline void pickle_tensors(struct bytes *b, const struct torch_tensor *t, size_t n)
+{
+    put_text(b, "\x80\x02" "ccollections\nOrderedDict\n)R(");
+    for (size_t i = 0; i < n; i++) {
+        char key[24];
+        uint64_t stride = t[i].n_elems;
+        snprintf(key, sizeof key, "%zu", i);
+        pickle_text(b, t[i].name);
+        put_text(b, "ctorch._utils\n_rebuild_tensor_v2\n((");
+        pickle_text(b, "storage");
+        put_text(b, "ctorch\n");
+        put_text(b, t[i].storage);
+        put_text(b, "\n");
+        pickle_text(b, key);
+        pickle_text(b, "cpu");
+        pickle_int(b, t[i].n_elems);
+        put_text(b, "tQ");
+        pickle_int(b, 0);
+        put_text(b, "(");
+        for (unsigned d = 0; d < t[i].n_dims; d++)
+            pickle_int(b, t[i].shape[d]);
+        put_text(b, "t(");
+        for (unsigned d = 0; d < t[i].n_dims; d++)
+            pickle_int(b, stride /= t[i].shape[d]);
+        put_text(b, "t\x89" "ccollections\nOrderedDict\n)RtR");
+    }
+    put_text(b, "u.");
+}
+
 static inline void members_free(struct member *m, size_t n)
 {
     for (size_t i = 0; i < n; i++)

@@ -1,38 +1,35 @@
-/* Llama 1-3, Mistral, Bielik, TinyLlama and the many others of this shape:
- * RMSNorm before each half, rotary positions, grouped-query attention, SwiGLU.
- * Hugging Face stores Q and K rows half-split; GGUF stores adjacent pairs. */
-#include "libmodel/arch.h"
-
-#define L "model.layers.#."
-#define B "blk.#."
+/* Llama 1-3, Mistral, Mixtral, Bielik, TinyLlama and the many others of this
+ * shape: RMSNorm before each half, rotary positions, grouped-query attention,
+ * SwiGLU.  Hugging Face stores Q and K rows half-split; GGUF adjacent pairs.
+ * GGUF has the mixtures (Mixtral) under the same name. */
+#include "libmodel/arch/rows.h"
 
 static const struct lm_arch_row rows[] = {
-    {LM_ROLE_TOKEN_EMBD, "model.embed_tokens.weight", "token_embd.weight", {LM_DIM_VOCAB, LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_OUTPUT_NORM, "model.norm.weight", "output_norm.weight", {LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_OUTPUT, "lm_head.weight", "output.weight", {LM_DIM_VOCAB, LM_DIM_MODEL}, 0, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_ROPE_FREQS, NULL, "rope_freqs.weight", {LM_DIM_HALF_ROPE}, 0, LM_ROW_OPTIONAL | LM_ROW_GGUF_ONLY, NULL},
-    {LM_ROLE_ATTN_NORM, L "input_layernorm.weight", B "attn_norm.weight", {LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_ATTN_Q, L "self_attn.q_proj.weight", B "attn_q.weight", {LM_DIM_Q, LM_DIM_MODEL}, LM_T_PERMUTE_Q, 0, NULL},
-    {LM_ROLE_ATTN_Q_B, L "self_attn.q_proj.bias", B "attn_q.bias", {LM_DIM_Q}, LM_T_PERMUTE_Q, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_ATTN_K, L "self_attn.k_proj.weight", B "attn_k.weight", {LM_DIM_KV, LM_DIM_MODEL}, LM_T_PERMUTE_K, 0, NULL},
-    {LM_ROLE_ATTN_K_B, L "self_attn.k_proj.bias", B "attn_k.bias", {LM_DIM_KV}, LM_T_PERMUTE_K, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_ATTN_V, L "self_attn.v_proj.weight", B "attn_v.weight", {LM_DIM_KV, LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_ATTN_V_B, L "self_attn.v_proj.bias", B "attn_v.bias", {LM_DIM_KV}, 0, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_ATTN_OUT, L "self_attn.o_proj.weight", B "attn_output.weight", {LM_DIM_MODEL, LM_DIM_Q}, 0, 0, NULL},
-    {LM_ROLE_ATTN_OUT_B, L "self_attn.o_proj.bias", B "attn_output.bias", {LM_DIM_MODEL}, 0, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_FFN_NORM, L "post_attention_layernorm.weight", B "ffn_norm.weight", {LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_FFN_GATE, L "mlp.gate_proj.weight", B "ffn_gate.weight", {LM_DIM_FF, LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_FFN_GATE_B, L "mlp.gate_proj.bias", B "ffn_gate.bias", {LM_DIM_FF}, 0, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_FFN_UP, L "mlp.up_proj.weight", B "ffn_up.weight", {LM_DIM_FF, LM_DIM_MODEL}, 0, 0, NULL},
-    {LM_ROLE_FFN_UP_B, L "mlp.up_proj.bias", B "ffn_up.bias", {LM_DIM_FF}, 0, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_FFN_DOWN, L "mlp.down_proj.weight", B "ffn_down.weight", {LM_DIM_MODEL, LM_DIM_FF}, 0, 0, NULL},
-    {LM_ROLE_FFN_DOWN_B, L "mlp.down_proj.bias", B "ffn_down.bias", {LM_DIM_MODEL}, 0, LM_ROW_OPTIONAL, NULL},
-    {LM_ROLE_IGNORED, L "self_attn.rotary_emb.inv_freq", NULL, {LM_DIM_ANY}, 0, LM_ROW_DROPPED,
-     "rotary frequencies, computed from rope_theta"},
+    LMI_TOP(LM_T_NONE),
+    LMI_VEC(ROPE_FREQS, NULL, "rope_freqs.weight", HALF_ROPE, .flags = LM_ROW_OPTIONAL | LM_ROW_GGUF_ONLY),
+    LMI_VEC(ATTN_NORM, L "input_layernorm.weight", B "attn_norm.weight", MODEL),
+    LMI_ATTENTION(LM_T_PERMUTE_Q, LM_T_PERMUTE_K),
+    LMI_QKV_BIAS(LM_T_PERMUTE_Q, LM_T_PERMUTE_K, LM_ROW_OPTIONAL),
+    LMI_OUT_BIAS(LM_ROW_OPTIONAL),
+    LMI_VEC(FFN_NORM, L "post_attention_layernorm.weight", B "ffn_norm.weight", MODEL),
+    LMI_GATED_FFN(LM_WHEN_DENSE),
+    LMI_FFN_BIAS,
+    LMI_ROUTER("block_sparse_moe.gate.weight", 0),
+    LMI_EXPERTS("block_sparse_moe", "w1", "w3", "w2"),
+    LMI_ROUTER("mlp.gate.weight", LM_ROW_ALIAS),
+    LMI_FUSED_EXPERTS("mlp.experts.gate_up_proj", "mlp.experts.down_proj", LM_ROW_ALIAS),
+    LMI_INV_FREQ,
 };
 
-static const char *const classes[] = {"LlamaForCausalLM", "MistralForCausalLM", "LlamaModel", "MistralModel", NULL};
-static const char *const model_types[] = {"llama", "mistral", "llama", "mistral", NULL};
+static const char *const classes[] = {"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel",
+                                      "MistralModel", NULL};
+static const char *const model_types[] = {"llama", "mistral", "mixtral", "llama", "mistral", NULL};
+
+/* Llama has no window, Mistral has. */
+static size_t hf_class(const struct lm_config *c)
+{
+    return c->n_experts ? 2 : c->sliding_window ? 1 : 0;
+}
 
 const struct lm_arch lm_arch_llama = {
     .name = "llama",
@@ -47,6 +44,7 @@ const struct lm_arch lm_arch_llama = {
     .rope_gguf = LM_ROPE_ADJACENT,
     .default_rope_theta = 10000,
     .default_norm_eps = 1e-6,
-    .rows = rows,
-    .n_rows = sizeof rows / sizeof rows[0],
+    .expert_norm = true,
+    .hf_class = hf_class,
+    LMI_ROWS_OF(rows),
 };

@@ -19,6 +19,7 @@ struct fits {
     float min[FIT_GROUPS]; /* w = scale * code - min, min >= 0 */
     float iscale[FIT_GROUPS];
     float base[FIT_GROUPS];
+    float sum_w[FIT_GROUPS]; /* of the weights; not set by fit_symmetric and fit_q3 */
     float code[16][FIT_GROUPS]; /* Q3_K only: element, group; -4 .. 3 */
 };
 
@@ -143,6 +144,7 @@ INLINE void store_affine(struct fits *out, int first, const struct affine_state 
     vf_store(out->min + first, vf_neg(s->min));
     vf_store(out->iscale + first, vf_sel(s->flat, zero, s->used_iscale));
     vf_store(out->base + first, s->used_base);
+    vf_store(out->sum_w + first, s->sum_w);
 }
 
 /* The signed value of largest magnitude, the first if several; its magnitude
@@ -160,19 +162,17 @@ INLINE vf largest(const vf *x, int n, vf *amax)
     return max;
 }
 
-/* ggml's qx with weights x^2: codes -nmax .. nmax - 1, 19 inverse scales around
- * -nmax / largest.  Leaves min alone. */
-INLINE void fit_symmetric(struct fits *out, int first, const vf *x, int n, int nmax)
+/* ggml's qx: codes -nmax .. nmax - 1, 19 inverse scales around -nmax / largest.
+ * Leaves min alone. */
+INLINE void fit_symmetric(struct fits *out, int first, const vf *x, const vf *w, int n, int nmax)
 {
     const vf zero = vf_set(0);
     vf amax, max = largest(x, n, &amax);
     vm empty = vf_lt(amax, vf_set(GROUP_EPS));
-    vf w[16], wx[16], scale = zero, best = zero, used = zero;
+    vf wx[32], scale = zero, best = zero, used = zero;
 
-    for (int i = 0; i < n; i++) {
-        w[i] = x[i] * x[i];
+    for (int i = 0; i < n; i++)
         wx[i] = w[i] * x[i];
-    }
     for (int k = 0; k < 19; k++) {
         int step = k == 0 ? 0 : k <= 9 ? k - 10 : k - 9; /* 0, then -9 .. -1, 1 .. 9 */
         vf iscale = vf_set(-((float)nmax + 0.1f * (float)step)) / max;

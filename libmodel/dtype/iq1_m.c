@@ -1,19 +1,17 @@
-/* IQ1_M: indices into a codebook of lattice points.  Listed and sized. */
-#include <assert.h>
-
+/* IQ1_M: layout in iq.h, kernels in iq1.h and iq_decode.h. */
 #include "libmodel/dtype.h"
+#include "libmodel/dtype/iq.h"
 
-struct block {
-    uint8_t q[32];
-    uint8_t qh[16];
-    uint8_t scales[4][2]; /* u16; their high nibbles are the block's f16 scale */
-};
-static_assert(sizeof(struct block) == 56, "IQ1_M block");
+LMI_IQ_DISPATCH(iq1_m)
+LMI_IQ_DISPATCH_UNWEIGHTED(iq1_m)
 
 const struct lm_dtype_info lm_dtype_info_IQ1_M = {
     .name = "IQ1_M",
     .kind = LM_KIND_QUANT,
-    .block_elems = 256,
-    .block_bytes = sizeof(struct block),
-    .fields = {{offsetof(struct block, scales), 2, 4}},
+    .block_elems = LMI_QK_K,
+    .block_bytes = sizeof(struct lmi_iq1_m),
+    .to_f32 = to_f32,
+    .from_f32 = from_f32,
+    .from_f32_weighted = from_f32_weighted,
+    .fields = {{offsetof(struct lmi_iq1_m, scales), 2, 4}},
 };

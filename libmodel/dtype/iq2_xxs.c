@@ -1,18 +1,16 @@
-/* IQ2_XXS: indices into a codebook of lattice points.  Listed and sized. */
-#include <assert.h>
-
+/* IQ2_XXS: layout in iq.h, kernels in iq23.h and iq_decode.h. */
 #include "libmodel/dtype.h"
+#include "libmodel/dtype/iq.h"
 
-struct block {
-    uint8_t d[2]; /* f16 */
-    uint8_t q[32][2]; /* u16 */
-};
-static_assert(sizeof(struct block) == 66, "IQ2_XXS block");
+LMI_IQ_DISPATCH(iq2_xxs)
 
 const struct lm_dtype_info lm_dtype_info_IQ2_XXS = {
     .name = "IQ2_XXS",
     .kind = LM_KIND_QUANT,
-    .block_elems = 256,
-    .block_bytes = sizeof(struct block),
-    .fields = {{offsetof(struct block, d), 2, 33}},
+    .block_elems = LMI_QK_K,
+    .block_bytes = sizeof(struct lmi_iq2_xxs),
+    .to_f32 = to_f32,
+    .from_f32_weighted = from_f32_weighted,
+    .needs_importance = true,
+    .fields = {{offsetof(struct lmi_iq2_xxs, d), 2, 33}},
 };

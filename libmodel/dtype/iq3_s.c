@@ -1,21 +1,17 @@
-/* IQ3_S: indices into a codebook of lattice points.  Listed and sized. */
-#include <assert.h>
-
+/* IQ3_S: layout in iq.h, kernels in iq23.h and iq_decode.h. */
 #include "libmodel/dtype.h"
+#include "libmodel/dtype/iq.h"
 
-struct block {
-    uint8_t d[2]; /* f16 */
-    uint8_t q[64];
-    uint8_t qh[8];
-    uint8_t signs[32];
-    uint8_t scales[4];
-};
-static_assert(sizeof(struct block) == 110, "IQ3_S block");
+LMI_IQ_DISPATCH(iq3_s)
+LMI_IQ_DISPATCH_UNWEIGHTED(iq3_s)
 
 const struct lm_dtype_info lm_dtype_info_IQ3_S = {
     .name = "IQ3_S",
     .kind = LM_KIND_QUANT,
-    .block_elems = 256,
-    .block_bytes = sizeof(struct block),
-    .fields = {{offsetof(struct block, d), 2, 1}},
+    .block_elems = LMI_QK_K,
+    .block_bytes = sizeof(struct lmi_iq3_s),
+    .to_f32 = to_f32,
+    .from_f32 = from_f32,
+    .from_f32_weighted = from_f32_weighted,
+    .fields = {{offsetof(struct lmi_iq3_s, d), 2, 1}},
 };

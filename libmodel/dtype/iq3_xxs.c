@@ -1,19 +1,17 @@
-/* IQ3_XXS: indices into a codebook of lattice points.  Listed and sized. */
-#include <assert.h>
-
+/* IQ3_XXS: layout in iq.h, kernels in iq23.h and iq_decode.h. */
 #include "libmodel/dtype.h"
+#include "libmodel/dtype/iq.h"
 
-struct block {
-    uint8_t d[2]; /* f16 */
-    uint8_t q[64];
-    uint8_t scales_signs[8][4]; /* u32 */
-};
-static_assert(sizeof(struct block) == 98, "IQ3_XXS block");
+LMI_IQ_DISPATCH(iq3_xxs)
+LMI_IQ_DISPATCH_UNWEIGHTED(iq3_xxs)
 
 const struct lm_dtype_info lm_dtype_info_IQ3_XXS = {
     .name = "IQ3_XXS",
     .kind = LM_KIND_QUANT,
-    .block_elems = 256,
-    .block_bytes = sizeof(struct block),
-    .fields = {{offsetof(struct block, d), 2, 1}, {offsetof(struct block, scales_signs), 4, 8}},
+    .block_elems = LMI_QK_K,
+    .block_bytes = sizeof(struct lmi_iq3_xxs),
+    .to_f32 = to_f32,
+    .from_f32 = from_f32,
+    .from_f32_weighted = from_f32_weighted,
+    .fields = {{offsetof(struct lmi_iq3_xxs, d), 2, 1}, {offsetof(struct lmi_iq3_xxs, signs_scales), 4, 8}},
 };

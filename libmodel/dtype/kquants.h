@@ -5,6 +5,7 @@
 #define LIBMODEL_DTYPE_KQUANTS_H
 
 #include "libmodel/dtype/blocks.h"
+#include "libmodel/dtype/dequant.h"
 #include "libmodel/dtype/fit.h"
 
 /* ---- codes of one group with its rounded scale, in natural order */
@@ -117,21 +118,12 @@ INLINE void q2_k_fit(struct fits *f, const float *x, int n_groups)
     }
 }
 
-/* One block from its 16 fits, f's from `g` on. */
-INLINE void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f, int g)
+/* Codes by the block's rounded scales. */
+INLINE void q2_k_codes(struct lmi_q2_k *b, const float *x, const struct fits *f, int g)
 {
-    float max_scale = largest_positive(f->scale + g, 16), max_min = largest_positive(f->min + g, 16);
-    float iscale = 15.0f / max_scale, imin = 15.0f / max_min;
+    float d = f16_at(b->d), dmin = f16_at(b->dmin);
     uint8_t code[LMI_QK_K];
 
-    for (int j = 0; j < 16; j++) {
-        uint8_t s = max_scale > 0 ? (uint8_t)nearest1(iscale * f->scale[g + j]) : 0;
-        b->scales[j] = (uint8_t)(s | (max_min > 0 ? nearest1(imin * f->min[g + j]) * 16 : 0));
-    }
-    lmi_store16(b->d, max_scale > 0 ? lmi_f32_to_f16(max_scale / 15.0f) : 0);
-    lmi_store16(b->dmin, max_min > 0 ? lmi_f32_to_f16(max_min / 15.0f) : 0);
-
-    float d = lmi_f16_to_f32(lmi_load16(b->d)), dmin = lmi_f16_to_f32(lmi_load16(b->dmin));
     for (int j = 0; j < 16; j++) {
         float dj = d * (float)(b->scales[j] & 15);
         if (dj != 0)
@@ -140,6 +132,21 @@ INLINE void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f,
             searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[g + j], f->base[g + j], 0, 3);
     }
     pack_planes(b->qs, code, 0);
+}
+
+/* One block from its 16 fits, f's from `g` on. */
+INLINE void q2_k_block(struct lmi_q2_k *b, const float *x, const struct fits *f, int g)
+{
+    float max_scale = largest_positive(f->scale + g, 16), max_min = largest_positive(f->min + g, 16);
+    float iscale = 15.0f / max_scale, imin = 15.0f / max_min;
+
+    for (int j = 0; j < 16; j++) {
+        uint8_t s = max_scale > 0 ? (uint8_t)nearest1(iscale * f->scale[g + j]) : 0;
+        b->scales[j] = (uint8_t)(s | (max_min > 0 ? nearest1(imin * f->min[g + j]) * 16 : 0));
+    }
+    lmi_store16(b->d, max_scale > 0 ? lmi_f32_to_f16(max_scale / 15.0f) : 0);
+    lmi_store16(b->dmin, max_min > 0 ? lmi_f32_to_f16(max_min / 15.0f) : 0);
+    q2_k_codes(b, x, f, g);
 }
 
 K_ROW(q2_k, 16)
@@ -176,6 +183,20 @@ INLINE void pack_scales(uint8_t packed[12], const uint8_t *ls, const uint8_t *lm
     }
 }
 
+/* Codes of one block by its rounded scales. */
+INLINE void affine_block_codes(uint8_t *code, const float *x, const struct fits *f, int g, const uint8_t scales[12],
+                               float d, float dmin, int nmax)
+{
+    float scale[8], min[8];
+
+    unpack_scales(scale, min, scales, d, dmin);
+    for (int j = 0; j < 8; j++)
+        if (scale[j] != 0)
+            affine_codes(code + 32 * j, x + 32 * j, 32, scale[j], min[j], nmax);
+        else
+            searched_codes(code + 32 * j, x + 32 * j, 32, f->iscale[g + j], f->base[g + j], 0, nmax);
+}
+
 /* Scales and codes of one block from its eight fits, f's from `g` on. */
 INLINE void affine_block(uint8_t d16[2], uint8_t dmin16[2], uint8_t scales[12], uint8_t *code, const float *x,
                          const struct fits *f, int g, int nmax)
@@ -192,15 +213,7 @@ INLINE void affine_block(uint8_t d16[2], uint8_t dmin16[2], uint8_t scales[12], 
     pack_scales(scales, ls, lm);
     lmi_store16(d16, lmi_f32_to_f16(max_scale / 63.0f));
     lmi_store16(dmin16, lmi_f32_to_f16(max_min / 63.0f));
-
-    float d = lmi_f16_to_f32(lmi_load16(d16)), dmin = lmi_f16_to_f32(lmi_load16(dmin16));
-    for (int j = 0; j < 8; j++) {
-        float dj = d * (float)ls[j];
-        if (dj != 0)
-            affine_codes(code + 32 * j, x + 32 * j, 32, dj, dmin * (float)lm[j], nmax);
-        else
-            searched_codes(code + 32 * j, x + 32 * j, 32, f->iscale[g + j], f->base[g + j], 0, nmax);
-    }
+    affine_block_codes(code, x, f, g, scales, f16_at(d16), f16_at(dmin16), nmax);
 }
 
 INLINE void pack_nibble_rows(uint8_t *qs, const uint8_t *code)
@@ -271,30 +284,40 @@ INLINE void pack_six_bits(uint8_t packed[12], const uint8_t *s)
         packed[j + 8] = (uint8_t)(s[j] >> 4 | s[j + 4] >> 4 << 2 | s[j + 8] >> 4 << 4 | s[j + 12] >> 4 << 6);
 }
 
+/* The rest of a block whose d is set, from its scales + 32; `moved`: the codes
+ * of the search are fit_q3's, not fit_symmetric's. */
+INLINE void q3_k_codes(struct lmi_q3_k *b, const float *x, const uint8_t *s, const struct fits *f, int g, bool moved)
+{
+    float d = f16_at(b->d);
+    uint8_t code[LMI_QK_K];
+
+    for (int j = 0; j < 16; j++) {
+        float dj = d * (float)(s[j] - 32);
+        if (dj != 0)
+            symmetric_codes(code + 16 * j, x + 16 * j, 16, dj, Q3_MAX);
+        else if (moved)
+            q3_searched_codes(code + 16 * j, f, g + j);
+        else
+            searched_codes(code + 16 * j, x + 16 * j, 16, f->iscale[g + j], 0, -Q3_MAX, Q3_MAX - 1);
+    }
+    pack_six_bits(b->scales, s);
+    pack_mask(b->hmask, code, 2);
+    pack_planes(b->qs, code, 0);
+}
+
 INLINE void q3_k_block(struct lmi_q3_k *b, const float *x, const struct fits *f, int g)
 {
     float max_scale = largest_signed(f->scale + g, 16);
     float iscale = -32.0f / max_scale;
-    uint8_t code[LMI_QK_K], s[16] = {0};
+    uint8_t s[16] = {0};
 
     if (max_scale != 0)
         for (int j = 0; j < 16; j++) {
             int8_t l = (int8_t)nearest1(iscale * f->scale[g + j]);
             s[j] = (uint8_t)((l < -32 ? -32 : l > 31 ? 31 : l) + 32);
         }
-    pack_six_bits(b->scales, s);
     lmi_store16(b->d, max_scale != 0 ? lmi_f32_to_f16(1 / iscale) : 0);
-
-    float d = lmi_f16_to_f32(lmi_load16(b->d));
-    for (int j = 0; j < 16; j++) {
-        float dj = d * (float)(s[j] - 32);
-        if (dj != 0)
-            symmetric_codes(code + 16 * j, x + 16 * j, 16, dj, Q3_MAX);
-        else
-            q3_searched_codes(code + 16 * j, f, g + j);
-    }
-    pack_mask(b->hmask, code, 2);
-    pack_planes(b->qs, code, 0);
+    q3_k_codes(b, x, s, f, g, true);
 }
 
 K_ROW(q3_k, 16)
@@ -303,11 +326,13 @@ K_ROW(q3_k, 16)
 
 INLINE void q6_k_fit(struct fits *f, const float *x, int n_groups)
 {
-    vf t[16];
+    vf t[16], w[16];
 
     for (int g = 0; g < n_groups; g += LANES) {
         load_groups(t, x + 16 * g, 16);
-        fit_symmetric(f, g, t, 16, 32);
+        for (int i = 0; i < 16; i++)
+            w[i] = t[i] * t[i];
+        fit_symmetric(f, g, t, w, 16, 32);
     }
 }
 

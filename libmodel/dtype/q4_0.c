@@ -1,9 +1,10 @@
-/* Q4_0: layout in blocks.h, kernels in legacy.h and dequant.h. */
+/* Q4_0: layout in blocks.h, kernels in legacy.h, weighted.h and dequant.h. */
 #include "libmodel/dtype.h"
 #include "libmodel/dtype/blocks.h"
 #include "libmodel/dtype/rows.h"
 
 LMI_DISPATCH(q4_0)
+LMI_DISPATCH_WEIGHTED(q4_0)
 
 const struct lm_dtype_info lm_dtype_info_Q4_0 = {
     .name = "Q4_0",
@@ -12,5 +13,6 @@ const struct lm_dtype_info lm_dtype_info_Q4_0 = {
     .block_bytes = sizeof(struct lmi_q4_0),
     .to_f32 = to_f32,
     .from_f32 = from_f32,
+    .from_f32_weighted = from_f32_weighted,
     .fields = {{offsetof(struct lmi_q4_0, d), 2, 1}},
 };

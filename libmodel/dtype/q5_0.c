@@ -1,9 +1,10 @@
-/* Q5_0: layout in blocks.h, kernels in legacy.h and dequant.h. */
+/* Q5_0: layout in blocks.h, kernels in legacy.h, weighted.h and dequant.h. */
 #include "libmodel/dtype.h"
 #include "libmodel/dtype/blocks.h"
 #include "libmodel/dtype/rows.h"
 
 LMI_DISPATCH(q5_0)
+LMI_DISPATCH_WEIGHTED(q5_0)
 
 const struct lm_dtype_info lm_dtype_info_Q5_0 = {
     .name = "Q5_0",
@@ -12,5 +13,6 @@ const struct lm_dtype_info lm_dtype_info_Q5_0 = {
     .block_bytes = sizeof(struct lmi_q5_0),
     .to_f32 = to_f32,
     .from_f32 = from_f32,
+    .from_f32_weighted = from_f32_weighted,
     .fields = {{offsetof(struct lmi_q5_0, d), 2, 1}, {offsetof(struct lmi_q5_0, qh), 4, 1}},
 };

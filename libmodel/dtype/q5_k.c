@@ -1,9 +1,10 @@
-/* Q5_K: layout in blocks.h, kernels in kquants.h and dequant.h. */
+/* Q5_K: layout in blocks.h, kernels in kquants.h, weighted.h and dequant.h. */
 #include "libmodel/dtype.h"
 #include "libmodel/dtype/blocks.h"
 #include "libmodel/dtype/rows.h"
 
 LMI_DISPATCH(q5_k)
+LMI_DISPATCH_WEIGHTED(q5_k)
 
 const struct lm_dtype_info lm_dtype_info_Q5_K = {
     .name = "Q5_K",
@@ -12,5 +13,6 @@ const struct lm_dtype_info lm_dtype_info_Q5_K = {
     .block_bytes = sizeof(struct lmi_q5_k),
     .to_f32 = to_f32,
     .from_f32 = from_f32,
+    .from_f32_weighted = from_f32_weighted,
     .fields = {{offsetof(struct lmi_q5_k, d), 2, 2}},
 };

@@ -1,16 +1,9 @@
 /* TQ1_0: ternary, five digits a byte, w = (digit - 1) d.  A byte holds its digits
  * as a fraction of 256, so digit k is the overflow of byte * 3^k * 3. */
-#include <assert.h>
-
 #include "libmodel/dtype.h"
+#include "libmodel/dtype/blocks.h"
 #include "libmodel/dtype/half.h"
-
-struct block {
-    uint8_t q[48]; /* elements 0-159 in bytes 0-31, 160-239 in bytes 32-47 */
-    uint8_t qh[4]; /* 240-255, four digits each */
-    uint8_t d[2]; /* f16 */
-};
-static_assert(sizeof(struct block) == 54, "TQ1_0 block");
+#include "libmodel/dtype/rows.h"
 
 static float *digits(float *dst, const uint8_t *q, int n_bytes, int n_digits, float d)
 {
@@ -24,21 +17,24 @@ static float *digits(float *dst, const uint8_t *q, int n_bytes, int n_digits, fl
 
 static void to_f32(float *dst, const void *src, size_t n)
 {
-    const struct block *b = src;
+    const struct lmi_tq1_0 *b = src;
 
     for (; n > 0; n -= 256, b++) {
         float d = lmi_f16_to_f32(lmi_load16(b->d));
-        dst = digits(dst, b->q, 32, 5, d);
-        dst = digits(dst, b->q + 32, 16, 5, d);
+        dst = digits(dst, b->qs, 32, 5, d);
+        dst = digits(dst, b->qs + 32, 16, 5, d);
         dst = digits(dst, b->qh, 4, 4, d);
     }
 }
+
+LMI_DISPATCH_ENCODER(tq1_0)
 
 const struct lm_dtype_info lm_dtype_info_TQ1_0 = {
     .name = "TQ1_0",
     .kind = LM_KIND_QUANT,
     .block_elems = 256,
-    .block_bytes = sizeof(struct block),
+    .block_bytes = sizeof(struct lmi_tq1_0),
     .to_f32 = to_f32,
-    .fields = {{offsetof(struct block, d), 2, 1}},
+    .from_f32 = from_f32,
+    .fields = {{offsetof(struct lmi_tq1_0, d), 2, 1}},
 };

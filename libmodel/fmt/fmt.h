@@ -19,12 +19,18 @@ struct lm_model {
     const char *sidecar_dir;
     struct lmi_sidecar *sidecars; /* those read so far */
     struct lmi_fill *fills;       /* of temporary files, not computed yet: views.h */
+    char **left_out;              /* sentences: what is there and is no tensor */
+    size_t n_left_out;
+    const char *refused;          /* why its data are not for use, only its list; or NULL */
 };
 
 /* Maps a regular file read-only. path is borrowed. An empty file maps to a
  * span of size 0. */
 int lmi_file_open(struct lm_model_file *f, const char *path, struct lm_err *e);
 void lmi_file_close(struct lm_model_file *f);
+
+/* An empty model; NULL when out of memory. */
+struct lm_model *lmi_model_new(const char *path);
 
 /* Takes over an open file (with its mapping) that is not a path's; closed also on failure. */
 int lmi_model_adopt_file(struct lm_model *m, struct lm_model_file *f, struct lm_err *e);
@@ -62,6 +68,10 @@ enum { LMI_MAX_META = 65536 };
 
 int lmi_nomem(struct lm_err *e);
 
+/* Adds "'/path': text" to lm_model_left_out, fit to be shown. refused: whoever
+ * wants the model's data is told so instead. */
+int lmi_model_leave_out(struct lm_model *m, struct lm_span path, struct lm_span text, bool refused, struct lm_err *e);
+
 /* A growing buffer for heads of files. After a failed append `failed` is set
  * and later appends do nothing. */
 struct lmi_buffer {
@@ -76,11 +86,18 @@ void lmi_put_u32(struct lmi_buffer *b, uint32_t v);
 void lmi_put_u64(struct lmi_buffer *b, uint64_t v);
 void lmi_put_fill(struct lmi_buffer *b, uint8_t byte, size_t n);
 
+/* A JSON string with its quotes, escaped where it must be; a decimal number. */
+void lmi_put_json_string(struct lmi_buffer *b, struct lm_span s);
+void lmi_put_number(struct lmi_buffer *b, uint64_t v);
+
 /* Puts the tensors of a spec into files of at most spec->max_file_bytes bytes
  * of data each (a larger tensor gets a file of its own), in order.  Allocates
  * out->files (zeroed) and out->places; sets places[].file. sizes[i] is the room
  * tensor i takes. */
 int lmi_layout_split(struct lm_layout *out, const struct lm_write_spec *spec, const uint64_t *sizes, struct lm_err *e);
+/* Makes the last of out's files the index.json (its commit record) that says in
+ * which of the named others every tensor is; total: bytes of tensor data. */
+int lmi_layout_index(struct lm_layout *out, const struct lm_write_spec *spec, uint64_t total, struct lm_err *e);
 /* Bytes of every tensor of the spec (malloc'd), with the checks all writers
  * need: storable type, whole blocks in a row, no overflow, distinct names. */
 uint64_t *lmi_layout_sizes(const struct lm_write_spec *spec, const struct lm_format *f, struct lm_err *e);

@@ -23,14 +23,9 @@ static const struct {
     const char *name;
 } magics[] = {
 #define MAGIC(offset, bytes, name) {offset, bytes, sizeof bytes - 1, name}
-    MAGIC(0, "lmgg", "a ggml file of 2023, before GGUF (magic 'ggml'); convert the original model again"),
-    MAGIC(0, "fmgg", "a ggml file of 2023, before GGUF (magic 'ggmf'); convert the original model again"),
-    MAGIC(0, "tjgg", "a ggml file of 2023, before GGUF (magic 'ggjt'); convert the original model again"),
     MAGIC(0, "algg", "a LoRA adapter of 2023, before GGUF (magic 'ggla'); convert the original adapter again"),
     MAGIC(0, "FUGG", "a GGUF file with its magic reversed, written by a program that mixed up byte orders; "
           "GGUF always begins with the bytes 'GGUF'"),
-    MAGIC(0, "\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow weights), which is not read yet; "
-          "save the model as safetensors"),
     MAGIC(0, "\x1f\x8b", "a gzip archive; unpack it first"),
     MAGIC(0, "\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it first"),
     MAGIC(0, "\xfd" "7zXZ", "an xz archive; unpack it first"),
@@ -51,13 +46,6 @@ static bool is_text_start(struct lm_span f, const char *word)
     while (i < f.size && (f.data[i] == ' ' || f.data[i] == '\n' || f.data[i] == '\r' || f.data[i] == '\t'))
         i++;
     return f.size - i >= n && strncasecmp((const char *)f.data + i, word, n) == 0;
-}
-
-static const char *zip_name(struct lm_span f)
-{
-    if (lmi_zip_kind(f) == LMI_ZIP_KERAS)
-        return "a Keras 3 model (.keras), which is not read yet; save the model as safetensors";
-    return "a zip archive; if it is a packed model, unpack it first";
 }
 
 /* Three protobuf messages begin with a small version in field 1 and something in
@@ -137,7 +125,7 @@ static const char *foreign_name(struct lm_span f)
         if (at(f, magics[i].offset, magics[i].bytes, magics[i].n))
             return magics[i].name;
     if (at(f, 0, "PK\3\4", 4))
-        return zip_name(f);
+        return "a zip archive; if it is a packed model, unpack it first";
     if (ends_with(f, "\x57\xfb\x80\x8b\x24\x75\x47\xdb", 8))
         return "the index of a TensorFlow checkpoint, which is not read";
     if (is_pickle(f))

@@ -110,4 +110,5 @@ const struct lm_format lm_format_gguf = {
     .read = lmi_gguf_read,
     .layout = lmi_gguf_layout,
     .can_store = can_store,
+    .carries = true,
 };

@@ -42,5 +42,8 @@ int lmi_gguf_dtype(uint32_t id, struct lm_err *e);
 int lmi_gguf_read(struct lm_model *m, const char *path, struct lm_err *e);
 int lmi_gguf_layout(struct lm_layout *out, const struct lm_write_spec *spec, const char *base, struct lm_err *e);
 
+/* The header of a file without tensors. */
+void lmi_gguf_put_pairs(struct lmi_buffer *b, const struct lm_meta *meta);
+
 extern const struct lm_format lm_format_gguf;
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "libmodel/fmt/gguf.h"
+#include "libmodel/fmt/shards.h"
 
 struct part {
     struct lmi_gguf_header header;
@@ -32,6 +33,53 @@ static int open_part(struct lm_model *m, const char *path, struct lm_meta *meta,
     return 0;
 }
 
+/* Where the data should end and, when the file is shorter, the first tensor that
+ * is not whole, and how many are not. */
+static uint64_t data_end(const struct lmi_gguf_header *h, uint64_t file_size, const struct lmi_gguf_tensor **first,
+                         size_t *n_cut)
+{
+    uint64_t last = h->data_start;
+
+    *first = NULL;
+    *n_cut = 0;
+    for (size_t i = 0; i < h->n_tensors; i++) {
+        const struct lmi_gguf_tensor *t = &h->tensors[i];
+        uint64_t end = UINT64_MAX;
+        if (!lm_add_u64(h->data_start, t->offset, &end) || !lm_add_u64(end, t->n_bytes, &end))
+            end = UINT64_MAX;
+        last = end > last ? end : last;
+        if (end <= file_size)
+            continue;
+        *first = *first && (*first)->offset <= t->offset ? *first : t;
+        ++*n_cut;
+    }
+    return last;
+}
+
+/* What follows the last tensor is padding, or nobody's. */
+static int check_end(struct lm_model *m, const struct part *p, struct lm_err *e)
+{
+    const struct lmi_gguf_tensor *first;
+    uint64_t size = m->files[p->file].map.size;
+    size_t n_cut;
+    uint64_t end = data_end(&p->header, size, &first, &n_cut);
+    char text[120];
+
+    if (first && n_cut > 1)
+        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' and %zu more end beyond the file of %llu bytes: %llu bytes are missing, "
+                          "it is cut short or not completely downloaded", LMI_SHOW(first->name), n_cut - 1,
+                          (unsigned long long)size, (unsigned long long)(end - size));
+    if (first)
+        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s': its data (%llu bytes at %llu) end beyond the file of %llu bytes: %llu "
+                          "bytes are missing, it is cut short or not completely downloaded", LMI_SHOW(first->name),
+                          (unsigned long long)first->n_bytes, (unsigned long long)(p->header.data_start + first->offset),
+                          (unsigned long long)size, (unsigned long long)(end - size));
+    if (size <= end || size - end < p->header.alignment)
+        return 0;
+    snprintf(text, sizeof text, "%llu bytes after the last tensor belong to no tensor", (unsigned long long)(size - end));
+    return lmi_model_leave_out(m, lm_span_str(lmi_base_name(m->files[p->file].path)), lm_span_str(text), false, e);
+}
+
 static int add_tensors(struct lm_model *m, const struct part *p, struct lm_err *e)
 {
     const struct lmi_gguf_header *h = &p->header;
@@ -56,7 +104,7 @@ static int add_tensors(struct lm_model *m, const struct part *p, struct lm_err *
 /* Adds the part's tensors and frees its header. */
 static int finish_part(struct lm_model *m, struct part *p, struct lm_err *e)
 {
-    int rc = add_tensors(m, p, e);
+    int rc = check_end(m, p, e) < 0 ? -1 : add_tensors(m, p, e);
 
     lmi_gguf_header_free(&p->header);
     return rc < 0 ? lm_err_prefix(e, "%s", m->files[p->file].path) : 0;
@@ -119,13 +167,19 @@ static int read_set(struct lm_model *m, const char *path, uint64_t split_count, 
         return lm_err_set(e, LM_USAGE, "%s: this is a part of a set of %llu files; give it its name back "
                           "(<base>-00001-of-%05llu.gguf) so that the others can be found", path,
                           (unsigned long long)split_count, (unsigned long long)split_count);
-    for (unsigned no = 1; no <= count; no++) {
-        char *part = part_path(m, path, base_length, no, count);
-        if (!part)
+    char **parts = lm_arena_array(&m->arena, count, sizeof *parts);
+    for (unsigned no = 1; parts && no <= count; no++) {
+        parts[no - 1] = part_path(m, path, base_length, no, count);
+        if (!parts[no - 1])
             return lmi_nomem(e);
-        if (add_part(m, part, no, count, &n_tensors, e) < 0)
-            return -1;
     }
+    if (!parts)
+        return lmi_nomem(e);
+    if (lmi_check_present(parts, count, "parts", e) < 0)
+        return lm_err_prefix(e, "%s", path);
+    for (unsigned no = 1; no <= count; no++)
+        if (add_part(m, parts[no - 1], no, count, &n_tensors, e) < 0)
+            return -1;
     if (n_tensors != UINT64_MAX && n_tensors != m->n_tensors)
         return lm_err_set(e, LM_MISMATCH, "%s: split.tensors.count is %llu, the %u parts hold %zu tensors", path,
                           (unsigned long long)n_tensors, count, m->n_tensors);

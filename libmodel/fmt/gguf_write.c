@@ -159,6 +159,20 @@ static uint64_t put_pairs(struct lmi_buffer *b, const struct lm_write_spec *spec
     return n + 3;
 }
 
+void lmi_gguf_put_pairs(struct lmi_buffer *b, const struct lm_meta *meta)
+{
+    const char *key;
+
+    lmi_put_str(b, "GGUF");
+    lmi_put_u32(b, 3);
+    lmi_put_u64(b, 0);
+    lmi_put_u64(b, lm_meta_count(meta));
+    for (size_t i = 0; i < lm_meta_count(meta); i++) {
+        const struct lm_meta_value *v = lm_meta_at(meta, i, &key);
+        put_pair(b, key, v);
+    }
+}
+
 static void put_tensor(struct lmi_buffer *b, const struct lm_write_tensor *t, uint64_t offset)
 {
     put_str(b, lm_span_str(t->name));

@@ -1,4 +1,5 @@
 /* What the writers share: a growing buffer, sizes, and the cut into files. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "libmodel/fmt/fmt.h"
@@ -53,6 +54,39 @@ void lmi_put_fill(struct lmi_buffer *b, uint8_t byte, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         lmi_put(b, &byte, 1);
+}
+
+/* As serde_json escapes: only what must be. */
+void lmi_put_json_string(struct lmi_buffer *b, struct lm_span s)
+{
+    static const char plain[] = "\"\\\b\f\n\r\t", letter[] = "\"\\bfnrt";
+    char escape[8];
+    size_t begin = 0;
+
+    lmi_put_str(b, "\"");
+    for (size_t i = 0; i < s.size; i++) {
+        uint8_t c = s.data[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        lmi_put(b, s.data + begin, i - begin);
+        begin = i + 1;
+        const char *at = c ? strchr(plain, c) : NULL;
+        if (at)
+            snprintf(escape, sizeof escape, "\\%c", letter[at - plain]);
+        else
+            snprintf(escape, sizeof escape, "\\u%04x", c);
+        lmi_put_str(b, escape);
+    }
+    lmi_put(b, s.data + begin, s.size - begin);
+    lmi_put_str(b, "\"");
+}
+
+void lmi_put_number(struct lmi_buffer *b, uint64_t v)
+{
+    char text[24];
+
+    snprintf(text, sizeof text, "%llu", (unsigned long long)v);
+    lmi_put_str(b, text);
 }
 
 static int check_distinct(const struct lm_write_spec *spec, struct lm_err *e)
@@ -124,4 +158,46 @@ int lmi_layout_split(struct lm_layout *out, const struct lm_write_spec *spec, co
         return lmi_nomem(e);
     out->n_files = file + 1;
     return 0;
+}
+
+/* ---- the index of several files */
+
+struct named { const char *name, *file; };
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
+}
+
+static void put_index(struct lmi_buffer *b, const struct named *each, size_t n, uint64_t total)
+{
+    lmi_put_str(b, "{\n  \"metadata\": {\n    \"total_size\": ");
+    lmi_put_number(b, total);
+    lmi_put_str(b, "\n  },\n  \"weight_map\": {");
+    for (size_t i = 0; i < n; i++) {
+        lmi_put_str(b, i ? ",\n    " : "\n    ");
+        lmi_put_json_string(b, lm_span_str(each[i].name));
+        lmi_put_str(b, ": ");
+        lmi_put_json_string(b, lm_span_str(each[i].file));
+    }
+    lmi_put_str(b, "\n  }\n}\n");
+}
+
+int lmi_layout_index(struct lm_layout *out, const struct lm_write_spec *spec, uint64_t total, struct lm_err *e)
+{
+    struct lm_layout_file *f = &out->files[out->n_files - 1];
+    struct named *each = calloc(spec->n_tensors + 1, sizeof *each);
+    struct lmi_buffer b = {0};
+
+    if (!each)
+        return lmi_nomem(e);
+    for (size_t i = 0; i < spec->n_tensors; i++)
+        each[i] = (struct named){spec->tensors[i].name, out->files[out->places[i].file].name};
+    qsort(each, spec->n_tensors, sizeof *each, by_name);
+    put_index(&b, each, spec->n_tensors, total);
+    free(each);
+    f->head = b.data;
+    f->n_head = f->n_bytes = b.n;
+    f->last = true;
+    return b.failed ? lmi_nomem(e) : 0;
 }

@@ -231,9 +231,11 @@ static int read_weights(struct lm_model *m, size_t file, const struct head *h, s
     if (measure(h, map.size, &size, e) < 0)
         return -1;
     if (size != map.size)
-        return lm_err_set(e, LM_MALFORMED, "the header describes a file of %llu bytes, it has %zu: %s",
+        return lm_err_set(e, LM_MALFORMED, "the header describes a file of %llu bytes, it has %zu: %llu bytes %s",
                           (unsigned long long)size, map.size,
-                          size > map.size ? "it is cut short or not completely downloaded" : "bytes follow the last tensor");
+                          (unsigned long long)(size > map.size ? size - map.size : map.size - size),
+                          size > map.size ? "are missing, it is cut short or not completely downloaded"
+                                          : "follow the last tensor");
     int rc = walk(&w, e);
     if (rc == 0)
         rc = lmi_views_add(m, w.list.v, w.list.n, m->files[file].path, e);
@@ -257,18 +259,26 @@ static int read_path(struct lm_model *m, const char *path, struct lm_err *e)
     return 0;
 }
 
-/* Version 0 has no magic; but its numbers give the size of the file exactly. */
+static bool are_usual(const struct head *h)
+{
+    return h->dim <= 1 << 16 && h->hidden <= 1 << 18 && h->layers <= 512 && h->heads <= 512 && h->vocab <= 1 << 22 &&
+           h->ctx <= 1 << 20 && h->hidden > h->dim;
+}
+
+/* Version 0 has no magic; but its numbers give the size of the file exactly. If
+ * they do not, but could be a model's, and the name fits, it may be cut short. */
 static int probe(struct lm_span f, const char *path)
 {
     struct head h;
     uint64_t size = 0;
 
-    (void)path;
     if (has_magic(f))
         return 100;
-    if (f.size < V0_HEAD || read_head(&h, f, NULL) < 0 || measure(&h, f.size, &size, NULL) < 0)
+    if (f.size < V0_HEAD || read_head(&h, f, NULL) < 0)
         return 0;
-    return size == f.size ? 70 : 0;
+    if (measure(&h, f.size, &size, NULL) == 0 && size == f.size)
+        return 70;
+    return are_usual(&h) && lmi_has_suffix(path, ".bin") ? 20 : 0;
 }
 
 const struct lm_format lm_format_llama2c = {

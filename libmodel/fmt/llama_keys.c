@@ -10,6 +10,11 @@ int lmi_put_llama_keys(struct lm_model *m, const struct lmi_llama_keys *k, struc
     };
     int rc = lm_meta_set_str(m->meta, "general.architecture", lm_span_str("llama"));
 
+    if (rc == 0 && k->assumed && *k->assumed)
+        rc = lm_meta_set_str(m->meta, LM_META_ASSUMED, lm_span_str(k->assumed));
+    if (rc == 0 && k->experts)
+        rc = lm_meta_set_u32(m->meta, "llama.expert_count", k->experts) < 0 ||
+             lm_meta_set_u32(m->meta, "llama.expert_used_count", k->experts_used) < 0 ? -1 : 0;
     for (size_t i = 0; rc == 0 && i < sizeof numbers / sizeof numbers[0]; i++)
         rc = lm_meta_set_u32(m->meta, numbers[i].key, numbers[i].value);
     if (rc == 0)

@@ -7,8 +7,10 @@
 
 struct lmi_llama_keys {
     uint32_t layers, dim, hidden, heads, kv_heads, d_head, vocab, ctx;
+    uint32_t experts, experts_used; /* 0: no mixture */
     double norm_eps, rope_theta;
+    const char *assumed; /* which of these the file does not say, "" or NULL: none */
 };
-/* general.architecture and llama.*: from then on the model's tensors have GGUF's names. */
+/* general.architecture and llama.*, and LM_META_ASSUMED where something is: from then on the model's tensors have GGUF's names. */
 int lmi_put_llama_keys(struct lm_model *m, const struct lmi_llama_keys *k, struct lm_err *e);
 #endif

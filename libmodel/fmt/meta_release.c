@@ -3,7 +3,7 @@
  *   params.json                 {dim, n_layers, n_heads, n_kv_heads, norm_eps, rope_theta, …}
  *   consolidated.00.pth, .01 …  PyTorch; with several, every matrix is cut into
  *                               equal parts (tensor parallelism), norms are in each
- *   consolidated.safetensors    Mistral: whole matrices
+ *   consolidated.safetensors    Mistral: whole matrices; of a mixture one for each expert
  *   tokenizer.model
  *
  * https://github.com/meta-llama/llama/blob/main/llama/model.py
@@ -16,6 +16,7 @@
 
 #include "libmodel/arch.h"
 #include "libmodel/fmt/llama_keys.h"
+#include "libmodel/fmt/meta_names.h"
 #include "libmodel/fmt/pytorch.h"
 #include "libmodel/fmt/safetensors.h"
 #include "libmodel/fmt/shards.h"
@@ -29,6 +30,7 @@ struct params {
     struct lmi_llama_keys keys;
     bool scaled;
     double factor;
+    char assumed[120];
 };
 
 static int get_u32(const json_t *root, const char *key, uint32_t *out, struct lm_err *e)
@@ -50,16 +52,42 @@ static double get_real(const json_t *root, const char *key, double otherwise)
     return json_is_number(v) ? json_number_value(v) : otherwise;
 }
 
-/* The file does not say how long the context is; the releases did. */
-static uint32_t context_of(const json_t *root, const struct params *p)
+/* Older files do not say how long the context is; those who released them did. */
+static uint32_t usual_context(const json_t *root, const struct params *p, const char **whose)
 {
     if (p->scaled)
-        return 131072; /* Llama 3.1 and later */
-    if (p->keys.rope_theta >= 500000 && !json_object_get(root, "hidden_dim"))
-        return 8192; /* Llama 3 */
+        return *whose = "Llama 3.1 and later", 131072;
     if (json_object_get(root, "hidden_dim"))
-        return 32768; /* Mistral */
-    return p->keys.norm_eps < 5e-6 ? 2048 : 4096; /* Llama 1, 2 */
+        return *whose = "Mistral", 32768;
+    if (p->keys.rope_theta >= 500000)
+        return *whose = "Llama 3", 8192;
+    if (p->keys.norm_eps < 5e-6)
+        return *whose = "Llama 1", 2048;
+    return *whose = "Llama 2", 4096;
+}
+
+static int take_context(struct params *p, const json_t *root, struct lm_err *e)
+{
+    const char *whose;
+
+    if (get_u32(root, "max_seq_len", &p->keys.ctx, e) < 0 ||
+        (!p->keys.ctx && get_u32(root, "max_position_embeddings", &p->keys.ctx, e) < 0))
+        return -1;
+    if (p->keys.ctx)
+        return 0;
+    p->keys.ctx = usual_context(root, p, &whose);
+    snprintf(p->assumed, sizeof p->assumed, "context_length %u (params.json does not say; that of %s)", p->keys.ctx, whose);
+    p->keys.assumed = p->assumed;
+    return 0;
+}
+
+static int take_experts(struct lmi_llama_keys *k, const json_t *moe, struct lm_err *e)
+{
+    if (get_u32(moe, "num_experts", &k->experts, e) < 0 || get_u32(moe, "num_experts_per_tok", &k->experts_used, e) < 0)
+        return -1;
+    if (!k->experts || !k->experts_used || k->experts_used > k->experts)
+        return lm_err_set(e, LM_MALFORMED, "moe: num_experts and num_experts_per_tok must be there and fit together");
+    return 0;
 }
 
 static int take_params(struct params *p, const json_t *root, struct lm_err *e)
@@ -73,19 +101,15 @@ static int take_params(struct params *p, const json_t *root, struct lm_err *e)
         return -1;
     if (!k->dim || !k->layers || !k->heads || (!k->d_head && k->dim % k->heads))
         return lm_err_set(e, LM_MALFORMED, "dim, n_layers and n_heads must be there and fit together");
-    if (json_object_get(root, "moe"))
-        return lm_err_set(e, LM_UNSUPPORTED, "a mixture of experts in Mistral's own form is not handled; the Hugging Face "
-                          "form of the model is listed");
+    if (json_object_get(root, "moe") && take_experts(k, json_object_get(root, "moe"), e) < 0)
+        return -1;
     k->kv_heads = k->kv_heads ? k->kv_heads : k->heads;
     k->d_head = k->d_head ? k->d_head : k->dim / k->heads;
     k->norm_eps = get_real(root, "norm_eps", 1e-5);
     k->rope_theta = get_real(root, "rope_theta", 10000);
     p->scaled = json_is_true(json_object_get(root, "use_scaled_rope"));
     p->factor = get_real(root, "rope_scaling_factor", 8);
-    k->ctx = context_of(root, p);
-    if (get_u32(root, "max_seq_len", &k->ctx, e) < 0)
-        return -1;
-    return 0;
+    return take_context(p, root, e);
 }
 
 static int read_params(struct params *p, const char *path, struct lm_err *e)
@@ -99,83 +123,6 @@ static int read_params(struct params *p, const char *path, struct lm_err *e)
     json_decref(root);
     lmi_file_close(&f);
     return rc < 0 ? lm_err_prefix(e, "%s", path) : 0;
-}
-
-/* ---- names */
-
-/* How a tensor is cut into shards. */
-enum cut { CUT_NONE, CUT_ROWS, CUT_COLUMNS, CUT_EMBEDDING, CUT_KV };
-
-static const struct known {
-    const char *name, *gguf;
-    enum cut cut;
-} globals[] = {{"tok_embeddings.weight", "token_embd.weight", CUT_EMBEDDING},
-               {"norm.weight", "output_norm.weight", CUT_NONE},
-               {"output.weight", "output.weight", CUT_ROWS}},
-  layered[] = {{"attention.wq.weight", "attn_q.weight", CUT_ROWS},
-               {"attention.wk.weight", "attn_k.weight", CUT_KV},
-               {"attention.wv.weight", "attn_v.weight", CUT_KV},
-               {"attention.wo.weight", "attn_output.weight", CUT_COLUMNS},
-               {"feed_forward.w1.weight", "ffn_gate.weight", CUT_ROWS},
-               {"feed_forward.w2.weight", "ffn_down.weight", CUT_COLUMNS},
-               {"feed_forward.w3.weight", "ffn_up.weight", CUT_ROWS},
-               {"attention_norm.weight", "attn_norm.weight", CUT_NONE},
-               {"ffn_norm.weight", "ffn_norm.weight", CUT_NONE}};
-
-/* "layers.12.": the rest after it and the digits, or NULL. */
-static const char *after_layer(const char *name, int *n_digits)
-{
-    *n_digits = 0;
-    if (strncmp(name, "layers.", 7) != 0)
-        return NULL;
-    while (name[7 + *n_digits] >= '0' && name[7 + *n_digits] <= '9')
-        ++*n_digits;
-    return *n_digits > 0 && *n_digits < 7 && name[7 + *n_digits] == '.' ? name + 8 + *n_digits : NULL;
-}
-
-static const struct known *find_known(const char *name)
-{
-    int n_digits;
-    const char *rest = after_layer(name, &n_digits);
-    const struct known *table = rest ? layered : globals;
-    size_t n = rest ? sizeof layered / sizeof layered[0] : sizeof globals / sizeof globals[0];
-
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(table[i].name, rest ? rest : name) == 0)
-            return &table[i];
-    return NULL;
-}
-
-static bool is_rotary(const char *name)
-{
-    return strcmp(name, "rope.freqs") == 0 || lmi_has_suffix(name, ".rope.freqs");
-}
-
-/* Every tensor gets GGUF's name; the map is made again. */
-static int rename_all(struct lm_model *m, struct lm_err *e)
-{
-    struct lm_map *map = lm_map_new(m->n_tensors);
-    int rc = map ? 0 : lmi_nomem(e), n_digits;
-
-    for (size_t i = 0; rc == 0 && i < m->n_tensors; i++) {
-        struct lm_tensor *t = &m->tensors[i];
-        const struct known *k = find_known(t->name);
-        char name[128];
-        if (k && after_layer(t->name, &n_digits))
-            snprintf(name, sizeof name, "blk.%.*s.%s", n_digits, t->name + 7, k->gguf);
-        if (k)
-            t->name = after_layer(t->name, &n_digits) ? lm_arena_str(&m->arena, lm_span_str(name)) : k->gguf;
-        int put = t->name ? lm_map_put(map, lm_span_str(t->name), i) : -1;
-        if (put <= 0)
-            rc = put < 0 ? lmi_nomem(e) : lm_err_set(e, LM_MALFORMED, "tensor '%.200s' appears twice", t->name);
-    }
-    if (rc < 0) {
-        lm_map_free(map);
-        return -1;
-    }
-    lm_map_free(m->by_name);
-    m->by_name = map;
-    return 0;
 }
 
 /* ---- joining shards */
@@ -202,25 +149,25 @@ static bool same_shape(const struct lmi_view *a, const struct lmi_view *b)
 }
 
 /* Which dimension is cut, and of how many shards in a row the parts are copies. */
-static int cut_of(const struct shards *s, const struct known *k, const struct lmi_view *first, unsigned *dim,
+static int cut_of(const struct shards *s, const struct lmi_meta_name *k, const struct lmi_view *first, unsigned *dim,
                   size_t *copies)
 {
     const struct lmi_llama_keys *keys = &s->p->keys;
     uint64_t kv = (uint64_t)keys->kv_heads * keys->d_head, rows = first->n_dims ? first->shape[0] : 0;
 
     *copies = 1;
-    *dim = k->cut == CUT_COLUMNS;
+    *dim = k->cut == LMI_CUT_COLUMNS;
     /* Llama 1 and 2 cut the embedding's columns, Llama 3 its rows. */
-    if (k->cut == CUT_EMBEDDING)
+    if (k->cut == LMI_CUT_EMBEDDING)
         *dim = first->n_dims == 2 && first->shape[1] != keys->dim;
-    if (k->cut == CUT_KV && rows && rows < kv && kv % rows == 0 && kv / rows < s->n && s->n % (kv / rows) == 0)
+    if (k->cut == LMI_CUT_KV && rows && rows < kv && kv % rows == 0 && kv / rows < s->n && s->n % (kv / rows) == 0)
         *copies = s->n / (size_t)(kv / rows);
-    if (k->cut == CUT_KV && rows == kv)
+    if (k->cut == LMI_CUT_KV && rows == kv)
         *copies = s->n;
     return first->n_dims == 2 ? 0 : -1;
 }
 
-static int join(struct shards *s, const struct known *k, const struct lmi_view *first, struct lm_err *e)
+static int join(struct shards *s, const struct lmi_meta_name *k, const struct lmi_view *first, struct lm_err *e)
 {
     size_t copies;
     unsigned dim;
@@ -281,13 +228,13 @@ static int join_all(struct shards *s, struct lm_err *e)
     for (size_t i = 0; i < s->list[0].n; i++) {
         const struct lmi_view *v = &s->list[0].v[i];
         const char *name = (const char *)v->name.data; /* NUL-terminated: lmi_torch_collect */
-        const struct known *k = find_known(name);
-        if (is_rotary(name))
+        const struct lmi_meta_name *k = lmi_meta_find(name);
+        if (lmi_meta_is_rotary(name))
             continue;
         if (!k && s->n > 1)
             return lm_err_set(e, LM_UNSUPPORTED, "tensor '%.200s' is not one of Meta's: how it is cut into %zu shards is not "
                               "known", name, s->n);
-        if (k && k->cut != CUT_NONE ? join(s, k, v, e) < 0 : take_one(s, v, e) < 0)
+        if (k && k->cut != LMI_CUT_NONE ? join(s, k, v, e) < 0 : take_one(s, v, e) < 0)
             return -1;
     }
     return 0;
@@ -408,6 +355,11 @@ static int read_tensors(struct lm_model *m, const char *params, const struct par
     return read_torch(m, params, p, e);
 }
 
+static int rename_tensors(struct lm_model *m, const struct params *p, struct lm_err *e)
+{
+    return p->keys.experts ? lmi_meta_stack_experts(m, p->keys.layers, p->keys.experts, e) : lmi_meta_rename(m, e);
+}
+
 /* What params.json leaves open, from the tensors. */
 static void complete(struct lmi_llama_keys *k, const struct lm_model *m)
 {
@@ -423,7 +375,7 @@ static int read_path(struct lm_model *m, const char *path, struct lm_err *e)
 {
     struct params p = {.scaled = false};
 
-    if (read_params(&p, path, e) < 0 || read_tensors(m, path, &p, e) < 0 || rename_all(m, e) < 0)
+    if (read_params(&p, path, e) < 0 || read_tensors(m, path, &p, e) < 0 || rename_tensors(m, &p, e) < 0)
         return -1;
     complete(&p.keys, m);
     return lmi_put_llama_keys(m, &p.keys, e);

@@ -7,11 +7,13 @@
  *
  * Big-endian data are swapped when read; those in Fortran's order are copied
  * in ours. BF16 has no type of its own: it is the void type of two bytes.
+ * Members named libmodel.* carry metadata and small files: libmodel/format.h.
  * Writing is in npz_write.c. */
 #include "libmodel/fmt/npz.h"
 
 #include <stdlib.h>
 
+#include "libmodel/fmt/carried.h"
 #include "libmodel/fmt/views.h"
 #include "libmodel/parse/npy.h"
 #include "libmodel/parse/zip.h"
@@ -115,6 +117,68 @@ static int add_member(struct lm_model *m, size_t file, const struct lmi_zip *z, 
     return set_view(v, &h, b, e);
 }
 
+/* ---- what is carried */
+
+static struct lm_span array_name(const struct lmi_zip_entry *x)
+{
+    return lm_span_of(x->name.data, x->name.size > 4 ? x->name.size - 4 : 0);
+}
+
+/* Deflated ones are inflated at once: a bomb must not be. */
+static int member_bytes(struct lm_model *m, const struct lmi_zip *z, const struct lmi_zip_entry *x, struct lm_span *out,
+                        struct lm_err *e)
+{
+    uint64_t limit = (UINT64_C(16) << 20) + 3 * (uint64_t)z->file.size;
+    uint8_t *data;
+
+    *out = lm_span_of(z->file.data + x->data, (size_t)x->n_stored);
+    if (!x->deflated)
+        return 0;
+    if (x->n_bytes > limit || m->arena.used > limit - x->n_bytes)
+        return lm_err_set(e, LM_LIMIT, "it inflates from %llu to %llu bytes: refused", (unsigned long long)x->n_stored,
+                          (unsigned long long)x->n_bytes);
+    data = lm_arena_alloc(&m->arena, (size_t)x->n_bytes + 1);
+    if (!data)
+        return lmi_nomem(e);
+    *out = lm_span_of(data, (size_t)x->n_bytes);
+    return lmi_zip_read(z, x, data, x->n_bytes, e);
+}
+
+static int read_carried(struct lm_model *m, const struct lmi_zip *z, const struct lmi_zip_entry *x, struct lm_err *e)
+{
+    struct lm_span bytes;
+    struct lmi_npy h;
+
+    if (member_bytes(m, z, x, &bytes, e) < 0 || lmi_npy_read(&h, bytes, e) < 0)
+        return -1;
+    bytes = lm_span_of(bytes.data + h.n_head, bytes.size - h.n_head);
+    if (h.dtype != LM_U8 || h.n_dims != 1 || h.shape[0] != bytes.size)
+        return lm_err_set(e, LM_MALFORMED, "expected a one-dimensional array of its %zu bytes", bytes.size);
+    return lmi_carried_read(m, array_name(x), bytes, e);
+}
+
+/* libmodel.meta first: it knows the order of all. */
+static int read_all_carried(struct lm_model *m, const struct lmi_zip *z, struct lm_err *e)
+{
+    for (int first = 1; first >= 0; first--)
+        for (size_t i = 0; i < z->n; i++) {
+            const struct lmi_zip_entry *x = &z->entries[i];
+            struct lm_span name = array_name(x);
+            if (lmi_is_carried(name) && lmi_is_carried_meta(name) == first && read_carried(m, z, x, e) < 0)
+                return lm_err_prefix(e, "'%.*s'", LMI_SHOW(x->name));
+        }
+    return 0;
+}
+
+static int read_members(struct lm_model *m, size_t file, const struct lmi_zip *z, struct lmi_view_list *list,
+                        struct lm_err *e)
+{
+    for (size_t i = 0; i < z->n; i++)
+        if (!lmi_is_carried(array_name(&z->entries[i])) && add_member(m, file, z, &z->entries[i], list, e) < 0)
+            return -1;
+    return 0;
+}
+
 static int read_npz(struct lm_model *m, const char *path, struct lm_err *e)
 {
     struct lmi_view_list list = {0};
@@ -124,8 +188,10 @@ static int read_npz(struct lm_model *m, const char *path, struct lm_err *e)
     if (lm_model_add_file(m, path, &file, e) < 0)
         return -1;
     int rc = lmi_zip_open(&z, m->files[file].map, e);
-    for (size_t i = 0; rc == 0 && i < z.n; i++)
-        rc = add_member(m, file, &z, &z.entries[i], &list, e);
+    if (rc == 0)
+        rc = read_members(m, file, &z, &list, e);
+    if (rc == 0)
+        rc = read_all_carried(m, &z, e);
     if (rc == 0)
         rc = lmi_views_add(m, list.v, list.n, m->files[file].path, e);
     lmi_zip_close(&z);
@@ -167,4 +233,5 @@ const struct lm_format lm_format_npz = {
     .layout = lmi_npz_layout,
     .finish = lmi_npz_finish,
     .can_store = can_store,
+    .carries = true,
 };

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "libmodel/fmt/carried.h"
 #include "libmodel/fmt/npz.h"
 #include "libmodel/parse/npy.h"
 
@@ -99,71 +100,80 @@ static void put_end(struct lmi_buffer *b, uint64_t n, uint64_t at, uint64_t size
     lmi_put_u32(b, at < UINT32_MAX ? (uint32_t)at : UINT32_MAX), lmi_put_u16(b, 0);
 }
 
+/* One member after the other; *at moves behind the one just put. */
+struct writer {
+    struct lm_layout_file *file;
+    struct lmi_buffer directory;
+    uint64_t at;
+    size_t n; /* members so far */
+};
+
 static int take_chunk(struct lm_layout_file *f, struct lmi_buffer *b, uint64_t at, struct lm_err *e)
 {
     f->chunks[f->n_chunks++] = (struct lm_layout_chunk){at, b->data, b->n};
     return b->failed ? lmi_nomem(e) : 0;
 }
 
-/* Chunk i is the head of member i; the last one is the directory. */
-static int layout_file(struct lm_layout *out, const struct lm_write_spec *spec, const uint64_t *sizes, size_t file,
-                       size_t first, size_t n, struct lm_err *e)
+/* data: of a member that is ours, NULL for a tensor. *begin: where its data lie. */
+static int add_member(struct writer *w, const struct lm_write_tensor *t, uint64_t n_bytes, const uint8_t *data,
+                      uint64_t *begin, struct lm_err *e)
 {
-    struct lm_layout_file *f = &out->files[file];
-    struct lmi_buffer directory = {0};
-    uint64_t at = 0;
-    int rc = 0;
+    struct lmi_buffer b = {0};
 
-    f->chunks = calloc(n + 1, sizeof *f->chunks);
-    if (!f->chunks)
-        return lmi_nomem(e);
-    for (size_t i = first; rc == 0 && i < first + n; i++) {
-        struct lmi_buffer b = {0};
-        put_member(&b, &spec->tensors[i], at, sizes[i]);
-        size_t n_before = b.failed ? 0 : LOCAL_SIZE + strlen(spec->tensors[i].name) + 4 + lm_load_u16le(b.data + LOCAL_EXTRA);
-        rc = check_name(&spec->tensors[i], e);
-        rc = take_chunk(f, &b, at, e) < 0 ? -1 : rc;
-        put_central(&directory, &spec->tensors[i], at, b.n - n_before + sizes[i]);
-        out->places[i].offset = at + b.n;
-        if (!lm_add_u64(at, b.n + sizes[i], &at) || at > INT64_MAX)
-            rc = lm_err_set(e, LM_LIMIT, "the file's size overflows 64 bits");
+    if (check_name(t, e) < 0)
+        return -1;
+    put_member(&b, t, w->at, n_bytes);
+    size_t n_local = b.failed ? 0 : LOCAL_SIZE + strlen(t->name) + 4 + lm_load_u16le(b.data + LOCAL_EXTRA);
+    put_central(&w->directory, t, w->at, b.n - n_local + n_bytes);
+    *begin = w->at + b.n;
+    uint64_t begin_of_local = w->at;
+    if (!lm_add_u64(w->at, b.n, &w->at) || !lm_add_u64(w->at, n_bytes, &w->at) || w->at > INT64_MAX) {
+        free(b.data);
+        return lm_err_set(e, LM_LIMIT, "the file's size overflows 64 bits");
     }
-    put_end(&directory, n, at, directory.n);
-    f->n_bytes = at + directory.n;
-    return take_chunk(f, &directory, at, e) < 0 ? -1 : rc;
+    if (data)
+        lmi_put(&b, data, (size_t)n_bytes);
+    w->n++;
+    return take_chunk(w->file, &b, begin_of_local, e);
 }
 
-static char *file_name(const char *base, size_t i, size_t n)
+/* Chunk i is the head of member i, or all of it; the last one is the directory. */
+static int layout_members(struct lm_layout *out, const struct lm_write_spec *spec, const uint64_t *sizes,
+                          const struct lmi_carried *carried, size_t n_carried, struct lm_err *e)
 {
-    size_t stem = strlen(base) - (lmi_has_suffix(base, ".npz") ? 4 : 0);
-    char *name = NULL;
+    struct writer w = {.file = &out->files[0]};
+    uint64_t begin;
+    int rc = 0;
 
-    if (n == 1)
-        return strdup(base);
-    return asprintf(&name, "%.*s-%05zu-of-%05zu.npz", (int)stem, base, i + 1, n) < 0 ? NULL : name;
+    w.file->chunks = calloc(spec->n_tensors + n_carried + 1, sizeof *w.file->chunks);
+    if (!w.file->chunks)
+        return lmi_nomem(e);
+    for (size_t i = 0; rc == 0 && i < spec->n_tensors; i++)
+        rc = add_member(&w, &spec->tensors[i], sizes[i], NULL, &out->places[i].offset, e);
+    for (size_t i = 0; rc == 0 && i < n_carried; i++) {
+        const struct lmi_carried *c = &carried[i];
+        struct lm_write_tensor t = {.name = c->name, .dtype = LM_U8, .n_dims = 1, .shape = {c->n}};
+        rc = add_member(&w, &t, c->n, c->data, &begin, e);
+    }
+    put_end(&w.directory, w.n, w.at, w.directory.n);
+    w.file->n_bytes = w.at + w.directory.n;
+    return take_chunk(w.file, &w.directory, w.at, e) < 0 ? -1 : rc;
 }
 
 static int layout_all(struct lm_layout *out, const struct lm_write_spec *spec, const uint64_t *sizes, const char *base,
                       struct lm_err *e)
 {
-    size_t first = 0;
+    struct lmi_carried *carried;
+    size_t n_carried;
 
     if (spec->max_file_bytes)
         return lm_err_set(e, LM_UNSUPPORTED, "a .npz has no index that would join several files; write one");
-    if (lmi_layout_split(out, spec, sizes, e) < 0)
+    if (lmi_layout_split(out, spec, sizes, e) < 0 || lmi_carry(&carried, &n_carried, spec, e) < 0)
         return -1;
-    for (size_t f = 0; f < out->n_files; f++) {
-        size_t n = 0;
-        while (first + n < spec->n_tensors && out->places[first + n].file == f)
-            n++;
-        out->files[f].name = file_name(base, f, out->n_files);
-        if (!out->files[f].name)
-            return lmi_nomem(e);
-        if (layout_file(out, spec, sizes, f, first, n, e) < 0)
-            return -1;
-        first += n;
-    }
-    return 0;
+    out->files[0].name = strdup(base);
+    int rc = out->files[0].name ? layout_members(out, spec, sizes, carried, n_carried, e) : lmi_nomem(e);
+    lmi_carry_free(carried, n_carried);
+    return rc;
 }
 
 int lmi_npz_layout(struct lm_layout *out, const struct lm_write_spec *spec, const char *base, struct lm_err *e)

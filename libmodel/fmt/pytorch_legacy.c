@@ -11,7 +11,8 @@
 
 #include "libmodel/fmt/pytorch.h"
 
-static const uint8_t magic[] = {0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.'};
+static const uint8_t magic[] = {0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.'};
+static const uint8_t framed[] = {0x95, sizeof magic, 0, 0, 0, 0, 0, 0, 0};
 
 struct seen {
     const struct lmi_torch_storage **storages;
@@ -25,9 +26,23 @@ struct legacy {
     struct seen seen;
 };
 
+/* Bytes of the first pickle, 0 when it is not that of the number. Protocol 2
+ * unless one asked for another; from 4 on there is a frame around it. */
+static size_t magic_size(struct lm_span f)
+{
+    struct lm_cursor c = lm_cursor_of(f);
+    uint8_t opcode = lm_cur_u8(&c), protocol = lm_cur_u8(&c);
+
+    if (opcode != 0x80 || protocol < 2 || protocol > 5)
+        return 0;
+    if (protocol >= 4 && !lm_span_eq(lm_cur_bytes(&c, sizeof framed), lm_span_of(framed, sizeof framed)))
+        return 0;
+    return lm_span_eq(lm_cur_bytes(&c, sizeof magic), lm_span_of(magic, sizeof magic)) ? c.pos : 0;
+}
+
 bool lmi_torch_is_legacy(struct lm_span f)
 {
-    return f.size >= sizeof magic && memcmp(f.data, magic, sizeof magic) == 0;
+    return magic_size(f) > 0;
 }
 
 /* Remembers each record once: its size is needed when its bytes come. */
@@ -127,7 +142,7 @@ int lmi_torch_read_legacy(struct lmi_torch *t, struct lmi_view_list *out, struct
     struct lmi_pk root;
     int rc = -1;
 
-    l.u.in.pos = sizeof magic;
+    l.u.in.pos = magic_size(l.u.in.all);
     l.seen.by_key = lm_map_new(0);
     if (!l.seen.by_key)
         lmi_nomem(e);

@@ -225,6 +225,19 @@ static int by_offset(const void *a, const void *b)
     return x->end < y->end ? -1 : x->end > y->end;
 }
 
+/* entries lie in order: which is the first that is not whole? */
+static int cut_short(const struct lmi_st_header *h, uint64_t end, uint64_t n_data, struct lm_err *e)
+{
+    size_t i = 0;
+
+    while (h->entries[i].end <= n_data)
+        i++;
+    return lm_err_set(e, LM_MALFORMED, "the header describes %llu bytes of tensor data, the file has %llu: %llu bytes are missing, "
+                      "from tensor '%.*s' on (%zu of %zu tensors are not whole); it is cut short or not completely downloaded",
+                      (unsigned long long)end, (unsigned long long)n_data, (unsigned long long)(end - n_data),
+                      LMI_SHOW(h->entries[i].name), h->n - i, h->n);
+}
+
 static int check_coverage(const struct lmi_st_header *h, uint64_t n_data, struct lm_err *e)
 {
     uint64_t pos = 0;
@@ -241,9 +254,7 @@ static int check_coverage(const struct lmi_st_header *h, uint64_t n_data, struct
         pos = t->end;
     }
     if (pos > n_data)
-        return lm_err_set(e, LM_MALFORMED, "the header describes %llu bytes of tensor data, the file has %llu: it is "
-                          "cut short or not completely downloaded", (unsigned long long)pos,
-                          (unsigned long long)n_data);
+        return cut_short(h, pos, n_data, e);
     if (pos < n_data)
         return lm_err_set(e, LM_MALFORMED, "%llu bytes after the last tensor belong to no tensor",
                           (unsigned long long)(n_data - pos));
@@ -268,6 +279,8 @@ int lmi_st_header_read(struct lmi_st_header *h, struct lm_span text, uint64_t n_
         rc = read_member(h, &p, key, meta);
     if (rc < 0 || lmi_pull_end(&p) < 0)
         return lm_err_prefix(e, "header");
+    lm_map_free(h->by_name); /* done with, and large */
+    h->by_name = NULL;
     if (h->n)
         qsort(h->entries, h->n, sizeof *h->entries, by_offset);
     return check_coverage(h, n_data, e);

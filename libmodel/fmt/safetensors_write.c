@@ -5,54 +5,21 @@
 
 #include "libmodel/fmt/safetensors.h"
 
-/* As serde_json escapes: only what must be. */
-static void put_json_string(struct lmi_buffer *b, struct lm_span s)
-{
-    static const char plain[] = "\"\\\b\f\n\r\t", letter[] = "\"\\bfnrt";
-    char escape[8];
-    size_t begin = 0;
-
-    lmi_put_str(b, "\"");
-    for (size_t i = 0; i < s.size; i++) {
-        uint8_t c = s.data[i];
-        if (c >= 0x20 && c != '"' && c != '\\')
-            continue;
-        lmi_put(b, s.data + begin, i - begin);
-        begin = i + 1;
-        const char *at = c ? strchr(plain, c) : NULL;
-        if (at)
-            snprintf(escape, sizeof escape, "\\%c", letter[at - plain]);
-        else
-            snprintf(escape, sizeof escape, "\\u%04x", c);
-        lmi_put_str(b, escape);
-    }
-    lmi_put(b, s.data + begin, s.size - begin);
-    lmi_put_str(b, "\"");
-}
-
-static void put_number(struct lmi_buffer *b, uint64_t v)
-{
-    char text[24];
-
-    snprintf(text, sizeof text, "%llu", (unsigned long long)v);
-    lmi_put_str(b, text);
-}
-
 static void put_entry(struct lmi_buffer *b, const struct lm_write_tensor *t, uint64_t begin, uint64_t end)
 {
-    put_json_string(b, lm_span_str(t->name));
+    lmi_put_json_string(b, lm_span_str(t->name));
     lmi_put_str(b, ":{\"dtype\":\"");
     lmi_put_str(b, lmi_st_dtype_name(t->dtype));
     lmi_put_str(b, "\",\"shape\":[");
     for (unsigned i = 0; i < t->n_dims; i++) {
         if (i)
             lmi_put_str(b, ",");
-        put_number(b, t->shape[i]);
+        lmi_put_number(b, t->shape[i]);
     }
     lmi_put_str(b, "],\"data_offsets\":[");
-    put_number(b, begin);
+    lmi_put_number(b, begin);
     lmi_put_str(b, ",");
-    put_number(b, end);
+    lmi_put_number(b, end);
     lmi_put_str(b, "]}");
 }
 
@@ -69,9 +36,9 @@ static int put_metadata(struct lmi_buffer *b, const struct lm_meta *meta, bool *
         if (!lm_utf8_valid(v->str) || !lm_utf8_valid(lm_span_str(key)))
             return lm_err_set(e, LM_UNSUPPORTED, "metadata '%.200s' is not UTF-8, which safetensors requires", key);
         lmi_put_str(b, *any ? "," : "\"__metadata__\":{");
-        put_json_string(b, lm_span_str(key));
+        lmi_put_json_string(b, lm_span_str(key));
         lmi_put_str(b, ":");
-        put_json_string(b, v->str);
+        lmi_put_json_string(b, v->str);
         *any = true;
     }
     if (*any)
@@ -213,36 +180,6 @@ static char *file_name(const char *base, size_t i, size_t n)
     return rc < 0 ? NULL : name;
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const struct ordered *)a)->name, ((const struct ordered *)b)->name);
-}
-
-static int layout_index(struct lm_layout *out, const struct lm_write_spec *spec, uint64_t total, struct ordered *order,
-                        struct lm_err *e)
-{
-    struct lm_layout_file *f = &out->files[out->n_files - 1];
-    struct lmi_buffer b = {0};
-
-    for (size_t i = 0; i < spec->n_tensors; i++)
-        order[i] = (struct ordered){spec->tensors[i].name, 0, i};
-    qsort(order, spec->n_tensors, sizeof *order, by_name);
-    lmi_put_str(&b, "{\n  \"metadata\": {\n    \"total_size\": ");
-    put_number(&b, total);
-    lmi_put_str(&b, "\n  },\n  \"weight_map\": {");
-    for (size_t i = 0; i < spec->n_tensors; i++) {
-        lmi_put_str(&b, i ? ",\n    " : "\n    ");
-        put_json_string(&b, lm_span_str(order[i].name));
-        lmi_put_str(&b, ": ");
-        put_json_string(&b, lm_span_str(out->files[out->places[order[i].tensor].file].name));
-    }
-    lmi_put_str(&b, "\n  }\n}\n");
-    f->head = b.data;
-    f->n_head = f->n_bytes = b.n;
-    f->last = true;
-    return b.failed ? lmi_nomem(e) : 0;
-}
-
 /* Names the files of tensors and adds the index when there are several. */
 static int name_files(struct lm_layout *out, const char *base, struct lm_err *e)
 {
@@ -280,7 +217,7 @@ static int layout_all(struct lm_layout *out, const struct lm_write_spec *spec, c
         if (layout_file(out, spec, sizes, f, order, n, e) < 0)
             return -1;
     }
-    return n_data_files > 1 ? layout_index(out, spec, total, order, e) : 0;
+    return n_data_files > 1 ? lmi_layout_index(out, spec, total, e) : 0;
 }
 
 int lmi_st_layout(struct lm_layout *out, const struct lm_write_spec *spec, const char *base, struct lm_err *e)

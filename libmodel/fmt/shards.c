@@ -6,7 +6,9 @@
  * read other files and copy them into what we publish. (The file itself may be
  * a symbolic link: the Hugging Face cache is made of those.) The map must name
  * exactly the tensors that the files hold. */
+#include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "libmodel/fmt/shards.h"
 #include "libmodel/parse/pull.h"
@@ -16,6 +18,8 @@ enum lmi_index_kind lmi_index_kind(struct lm_span f, const char *path)
     if (!lmi_has_suffix(path, ".index.json") || f.size == 0 || f.data[0] != '{' ||
         !memmem(f.data, f.size, "\"weight_map\"", 12))
         return LMI_INDEX_NONE;
+    if (memmem(f.data, f.size, ".h5\"", 4) && !memmem(f.data, f.size, ".safetensors\"", 13))
+        return LMI_INDEX_HDF5;
     bool torch = memmem(f.data, f.size, ".bin\"", 5) || memmem(f.data, f.size, ".pth\"", 5) ||
                  memmem(f.data, f.size, ".pt\"", 4);
     return torch && !memmem(f.data, f.size, ".safetensors\"", 13) ? LMI_INDEX_TORCH : LMI_INDEX_SAFETENSORS;
@@ -43,7 +47,7 @@ static void index_free(struct index *x)
     lm_arena_free(&x->arena);
 }
 
-static bool is_plain_name(struct lm_span s)
+bool lmi_is_plain_name(struct lm_span s)
 {
     if (s.size == 0 || s.size > 255 || s.data[0] == '.')
         return false;
@@ -77,7 +81,7 @@ static size_t shard_of(struct index *x, struct lm_span name)
 
 static int add_weight(struct index *x, struct lm_span tensor, struct lm_span file, struct lm_err *e)
 {
-    if (!is_plain_name(file))
+    if (!lmi_is_plain_name(file))
         return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' is said to be in '%.*s', which is not a plain file name; "
                           "only files of the same folder are read", LMI_SHOW(tensor), LMI_SHOW(file));
     if (x->n_weights == x->weights_capacity) {
@@ -181,6 +185,29 @@ static int check_kind(const char *path, const char *shard, const struct lm_forma
     return 0;
 }
 
+int lmi_check_present(char *const *paths, size_t n, const char *of, struct lm_err *e)
+{
+    enum { SHOWN = 8 };
+    struct lmi_buffer names = {0};
+    size_t n_missing = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (access(paths[i], F_OK) == 0 || errno != ENOENT)
+            continue;
+        if (n_missing++ < SHOWN) {
+            lmi_put_str(&names, n_missing > 1 ? ", " : "");
+            lmi_put_str(&names, lmi_base_name(paths[i]));
+        }
+    }
+    if (n_missing > SHOWN)
+        lmi_put_str(&names, " …");
+    int rc = n_missing ? lm_err_set(e, LM_MISSING, "%zu of %zu %s are missing: %.*s", n_missing, n, of,
+                                    (int)(names.n < 700 ? names.n : 700), names.n ? (const char *)names.data : "")
+                       : 0;
+    free(names.data);
+    return rc;
+}
+
 static int read_shards(struct lm_model *m, const struct index *x, const char *path, const struct lm_format *format,
                        int (*read)(struct lm_model *m, const char *path, struct lm_err *e), struct lm_err *e)
 {
@@ -188,16 +215,17 @@ static int read_shards(struct lm_model *m, const struct index *x, const char *pa
 
     if (!names)
         return lmi_nomem(e);
-    for (size_t i = 0; i < x->n_shards; i++)
-        names[i] = x->shards[i];
-    qsort(names, x->n_shards, sizeof *names, by_name);
     for (size_t i = 0; i < x->n_shards; i++) {
-        char *file = lmi_beside(&m->arena, path, names[i]);
-        if (!file)
+        names[i] = lmi_beside(&m->arena, path, x->shards[i]);
+        if (!names[i])
             return lmi_nomem(e);
-        if (check_kind(file, names[i], format, e) < 0 || read(m, file, e) < 0)
-            return -1;
     }
+    qsort(names, x->n_shards, sizeof *names, by_name); /* the folder is the same */
+    if (lmi_check_present(names, x->n_shards, "shards", e) < 0)
+        return -1;
+    for (size_t i = 0; i < x->n_shards; i++)
+        if (check_kind(names[i], lmi_base_name(names[i]), format, e) < 0 || read(m, names[i], e) < 0)
+            return -1;
     return check_all(m, x, e);
 }
 

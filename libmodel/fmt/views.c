@@ -68,22 +68,6 @@ static int reach(const struct lmi_view *v, uint64_t *end, struct lm_err *e)
     return lm_add_u64(last, 1, end) ? 0 : bad(v, e, "its strides overflow 64 bits");
 }
 
-static int check_view(const struct lmi_view *v, uint64_t *n_elems, struct lm_err *e)
-{
-    uint64_t end = 0, n_bytes, need;
-    const struct lm_dtype_info *d = lm_dtype_info(v->dtype);
-
-    if (lmi_tensor_measure(v->name, v->dtype, v->shape, v->n_dims, n_elems, &n_bytes, e) < 0 || reach(v, &end, e) < 0)
-        return -1;
-    if (!lm_mul_u64(end, d->block_bytes, &need) || need > v->blob->n_bytes)
-        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' reaches element %llu of a storage of %llu bytes (%s)",
-                          LMI_SHOW(v->name), (ull)end, (ull)v->blob->n_bytes, d->name);
-    if (n_bytes > SMALL && n_bytes / MAX_EXPANSION > v->blob->n_bytes)
-        return lm_err_set(e, LM_LIMIT, "tensor '%.*s' repeats a storage of %llu bytes to %llu, more than %d times: refused",
-                          LMI_SHOW(v->name), (ull)v->blob->n_bytes, (ull)n_bytes, MAX_EXPANSION);
-    return 0;
-}
-
 static bool is_row_major(const struct lmi_view *v)
 {
     uint64_t stride = 1;
@@ -96,6 +80,32 @@ static bool is_row_major(const struct lmi_view *v)
         stride *= v->shape[i]; /* fits: measured */
     }
     return true;
+}
+
+/* Types in blocks lie in order, or nowhere. */
+static int check_in_order(const struct lmi_view *v, uint64_t n_bytes, struct lm_err *e)
+{
+    if (v->offset || !is_row_major(v) || n_bytes > v->blob->n_bytes)
+        return bad(v, e, "its blocks are not one after the other in its data");
+    return 0;
+}
+
+static int check_view(const struct lmi_view *v, uint64_t *n_elems, struct lm_err *e)
+{
+    uint64_t end = 0, n_bytes, need;
+    const struct lm_dtype_info *d = lm_dtype_info(v->dtype);
+
+    if (lmi_tensor_measure(v->name, v->dtype, v->shape, v->n_dims, n_elems, &n_bytes, e) < 0 || reach(v, &end, e) < 0)
+        return -1;
+    if (d->block_elems > 1)
+        return check_in_order(v, n_bytes, e);
+    if (!lm_mul_u64(end, d->block_bytes, &need) || need > v->blob->n_bytes)
+        return lm_err_set(e, LM_MALFORMED, "tensor '%.*s' reaches element %llu of a storage of %llu bytes (%s)",
+                          LMI_SHOW(v->name), (ull)end, (ull)v->blob->n_bytes, d->name);
+    if (n_bytes > SMALL && n_bytes / MAX_EXPANSION > v->blob->n_bytes)
+        return lm_err_set(e, LM_LIMIT, "tensor '%.*s' repeats a storage of %llu bytes to %llu, more than %d times: refused",
+                          LMI_SHOW(v->name), (ull)v->blob->n_bytes, (ull)n_bytes, MAX_EXPANSION);
+    return 0;
 }
 
 /* A whole along an axis that has as many elements as there are channels. */
@@ -143,6 +153,20 @@ static int check_groups(const struct lmi_view *v, uint64_t n_elems, struct lm_er
     return 0;
 }
 
+/* Whole blocks in every row, and as many as the blob has. */
+static int check_blocks(const struct lmi_view *v, struct lm_err *e)
+{
+    const struct lmi_old_blocks *b = v->blocks;
+    uint64_t n_elems, n_bytes, need = 0;
+
+    if (lmi_tensor_measure(v->name, LM_F32, v->shape, v->n_dims, &n_elems, &n_bytes, e) < 0)
+        return -1;
+    if (v->n_dims == 0 || v->shape[v->n_dims - 1] % b->n_elems || !lm_mul_u64(n_elems / b->n_elems, b->n_bytes, &need) ||
+        need != v->blob->n_bytes)
+        return bad(v, e, "its rows are not whole blocks");
+    return 0;
+}
+
 static int check(const struct lmi_view *v, struct lm_err *e)
 {
     uint64_t n;
@@ -154,6 +178,8 @@ static int check(const struct lmi_view *v, struct lm_err *e)
         return check_parts(v, e);
     if (v->bytes)
         return 0;
+    if (v->quant == LMI_QUANT_BLOCKS)
+        return check_blocks(v, e);
     if (check_view(v, &n, e) < 0)
         return -1;
     if (v->quant == LMI_QUANT_GROUP)
@@ -193,7 +219,7 @@ static int place_blob(struct plan *p, struct lmi_blob *b, struct lm_err *e)
     struct lmi_blob *original;
     uint64_t n;
 
-    if (!b->deflated || b->placed)
+    if ((!b->deflated && !b->producer) || b->placed)
         return 0;
     if (!lm_add_u64(b->skip, b->n_bytes, &n))
         return lm_err_set(e, LM_LIMIT, "a deflated member overflows 64 bits");
@@ -229,7 +255,8 @@ static int place_view(struct plan *p, const struct lmi_view *v, struct lm_tensor
 
     *t = (struct lm_tensor){.dtype = v->quant ? LM_F32 : v->dtype, .n_dims = v->n_dims,
                             .big_endian = v->big_endian && !v->quant};
-    memcpy(t->shape, v->shape, sizeof t->shape);
+    memcpy(t->shape, v->n_shown ? v->shown : v->shape, sizeof t->shape);
+    t->n_dims = v->n_shown ? v->n_shown : v->n_dims;
     if (lmi_tensor_measure(v->name, t->dtype, t->shape, t->n_dims, &n_elems, &t->n_bytes, e) < 0)
         return -1;
     if (!v->quant && !v->n_parts && !v->bytes && is_row_major(v)) {
@@ -245,7 +272,7 @@ static int place_view(struct plan *p, const struct lmi_view *v, struct lm_tensor
     return reserve(p, (struct lmi_fill){.view = own, .dtype = t->dtype, .n_bytes = t->n_bytes}, &t->offset, e);
 }
 
-static int open_unlinked(struct lm_err *e)
+int lmi_open_unlinked(struct lm_err *e)
 {
     const char *folder = getenv("TMPDIR");
     char path[4096];
@@ -269,7 +296,7 @@ static int make_file(struct plan *p, const char *path, struct lm_err *e)
 {
     struct lm_model_file f = {.path = path, .made = true};
 
-    f.fd = open_unlinked(e);
+    f.fd = lmi_open_unlinked(e);
     if (f.fd < 0)
         return -1;
     if (ftruncate(f.fd, (off_t)p->n_bytes) < 0) {
@@ -440,6 +467,18 @@ static void dequantize_groups(const struct lm_model *m, const struct lmi_view *v
     }
 }
 
+static void dequantize_blocks(const struct lm_model *m, const struct lmi_view *v, uint8_t *dst)
+{
+    const struct lmi_old_blocks *b = v->blocks;
+    const uint8_t *src = m->files[v->blob->file].map.data + v->blob->offset;
+    float x[64];
+
+    for (uint64_t at = 0; at < v->blob->n_bytes; at += b->n_bytes, dst += b->n_elems * sizeof *x) {
+        b->decode(x, src + at);
+        memcpy(dst, x, b->n_elems * sizeof *x);
+    }
+}
+
 /* As PyTorch's dequantize: a scale per tensor is rounded to float before the
  * product, one per channel is not. */
 static void dequantize(const struct lm_model *m, const struct lmi_view *v, uint8_t *dst)
@@ -463,10 +502,15 @@ static void dequantize(const struct lm_model *m, const struct lmi_view *v, uint8
     }
 }
 
-static int fill(const struct lm_model *m, const struct lmi_fill *f, uint8_t *dst, struct lm_err *e)
+static int fill(struct lm_model *m, const struct lmi_fill *f, uint8_t *dst, struct lm_err *e)
 {
     const struct lmi_blob *b = f->inflate;
 
+    if (b && b->producer) {
+        bool made = b->producer->made;
+        b->producer->made = true;
+        return made ? 0 : b->producer->make(m, b->producer, dst - f->offset, e);
+    }
     if (b)
         return lmi_inflate(dst, f->n_bytes, true,
                            lm_span_of(m->files[b->file].map.data + b->offset, (size_t)b->n_stored), b->crc, e);
@@ -476,6 +520,8 @@ static int fill(const struct lm_model *m, const struct lmi_fill *f, uint8_t *dst
         join(m, f->view, dst);
     else if (f->view->quant == LMI_QUANT_GROUP)
         dequantize_groups(m, f->view, dst);
+    else if (f->view->quant == LMI_QUANT_BLOCKS)
+        dequantize_blocks(m, f->view, dst);
     else if (f->view->quant)
         dequantize(m, f->view, dst);
     else

@@ -30,6 +30,12 @@ static void skip_space(struct lmi_pull *p)
     }
 }
 
+int lmi_pull_peek(struct lmi_pull *p)
+{
+    skip_space(p);
+    return peek(p);
+}
+
 static bool accept(struct lmi_pull *p, int c)
 {
     skip_space(p);
@@ -224,11 +230,11 @@ int lmi_pull_u64(struct lmi_pull *p, uint64_t *out)
         return lmi_pull_fail(p, "a negative number where a size is expected");
     if (!is_digit(peek(p)))
         return lmi_pull_fail(p, "expected an integer");
-    bool zero = peek(p) == '0';
+    size_t begin = p->pos;
     for (int c; is_digit(c = peek(p)); p->pos++)
         if (!lm_mul_u64(v, 10, &v) || !lm_add_u64(v, (uint64_t)(c - '0'), &v))
             return lmi_pull_fail(p, "an integer beyond 64 bits");
-    if (zero && p->text.data[p->pos - 1] != '0')
+    if (p->text.data[begin] == '0' && p->pos - begin > 1)
         return lmi_pull_fail(p, "an integer with leading zeros");
     if (peek(p) == '.' || peek(p) == 'e' || peek(p) == 'E')
         return lmi_pull_fail(p, "a fraction or exponent where an integer is expected");

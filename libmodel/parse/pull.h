@@ -29,6 +29,9 @@ int lmi_pull_end(struct lmi_pull *p);
 int lmi_pull_member(struct lmi_pull *p, size_t *n, struct lm_span *key);
 int lmi_pull_element(struct lmi_pull *p, size_t *n);
 
+/* The first byte of what comes next behind white space, -1 at the end. */
+int lmi_pull_peek(struct lmi_pull *p);
+
 /* Values. A string is borrowed from the text or lives in the arena. */
 int lmi_pull_string(struct lmi_pull *p, struct lm_span *out);
 int lmi_pull_u64(struct lmi_pull *p, uint64_t *out);

@@ -1,7 +1,6 @@
 #include "libmodel/tok/added.h"
 
 #include <stdlib.h>
-#include <utf8proc.h>
 
 #include "libmodel/tok/unicode.h"
 
@@ -21,6 +20,7 @@ int lmi_added_put(struct lmi_added *a, struct lmi_added_item item, struct lm_err
         a->capacity = capacity;
     }
     a->items[a->n++] = item;
+    a->longest = item.text.size > a->longest ? item.text.size : a->longest;
     return 0;
 }
 
@@ -111,22 +111,9 @@ static uint32_t char_at(struct lm_span text, size_t pos)
     return lmi_utf8_step(text.data + pos, text.size - pos) ? lmi_utf8_get(text.data + pos) : 0xfffd;
 }
 
-/* \w as Unicode regexes have it: alphabetic, marks, decimal digits, joining
- * punctuation, join controls. */
 static bool word_at(struct lm_span text, size_t pos)
 {
-    uint32_t c = char_at(text, pos);
-    bool circled = (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) ||
-                   (c >= 0x1f170 && c <= 0x1f189);
-
-    switch (utf8proc_category((utf8proc_int32_t)c)) {
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
-        return true;
-    default:
-        return lmi_class_of(c) & (LMI_L | LMI_M) || circled || c == 0x200c || c == 0x200d;
-    }
+    return lmi_class_of(char_at(text, pos)) & LMI_WORD;
 }
 
 static bool stands_alone(struct lm_span text, size_t begin, size_t end)
@@ -187,7 +174,8 @@ const struct lmi_added_item *lmi_added_find(const struct lmi_added *a, struct lm
         if ((!item->special || special) && (!item->single_word || stands_alone(text, pos, stop))) {
             m->begin = item->lstrip ? spaces_before(a, text, pos, m->end) : pos;
             m->end = item->rstrip ? spaces_after(a, text, stop) : stop;
-            return item;
+            if (m->begin < m->end) /* else the match before took in all of it */
+                return item;
         }
     }
     return NULL;

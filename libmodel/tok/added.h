@@ -17,6 +17,7 @@ struct lmi_added {
         bool special, lstrip, rstrip, single_word;
     } *items; /* sorted by text */
     size_t n, capacity;
+    size_t longest;          /* bytes */
     bool marked;             /* set by the owner: in the texts searched, ' ' stands for U+2581 */
     bool any_ordinary;       /* is one of them not special? */
     int only_first;          /* the first byte of all of them, or -1 */

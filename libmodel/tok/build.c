@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "libmodel/tok/pipeline.h"
 #include "libmodel/tok/unicode.h"
 
 int lmi_nomem_vocab(struct lm_err *e)
@@ -20,6 +21,7 @@ struct lmi_vocab *lmi_vocab_new(void)
     b->v.bos_id = b->v.eos_id = b->v.unk_id = b->v.pad_id = -1;
     b->v.pre = "";
     b->v.source = "";
+    b->v.note = "";
     return b;
 }
 
@@ -30,9 +32,12 @@ void lm_vocab_free(struct lm_vocab *v)
     if (!b)
         return;
     lmi_texts_free(&b->texts);
+    free(b->indexed);
     lm_arena_free(&b->arena);
     free(b->pieces);
     free(b->merges);
+    free(b->scores);
+    lmi_pipeline_free(b->pipeline);
     free(b);
 }
 
@@ -75,17 +80,55 @@ static bool fill_gap(struct lmi_vocab *b, size_t id)
     return b->pieces[id].text.data != NULL;
 }
 
-int lmi_vocab_index(struct lmi_vocab *b, struct lm_err *e)
+/* Is everything in the index as it was, with room for what is new? */
+static bool can_extend(const struct lmi_vocab *b)
+{
+    if (!b->indexed || b->n_indexed > b->v.n_pieces || b->v.n_pieces > b->room_indexed)
+        return false;
+    for (size_t i = 0; i < b->n_indexed; i++)
+        if (b->indexed[i].data != b->pieces[i].text.data || b->indexed[i].size != b->pieces[i].text.size)
+            return false;
+    return true;
+}
+
+/* Room for the pieces and as many added tokens as models have. */
+static bool start_index(struct lmi_vocab *b)
 {
     lmi_texts_free(&b->texts);
-    if (!lmi_texts_init(&b->texts, b->v.n_pieces))
+    free(b->indexed);
+    b->n_repeated = b->n_indexed = 0;
+    b->room_indexed = b->v.n_pieces + b->v.n_pieces / 16 + 1024;
+    b->indexed = malloc(b->room_indexed * sizeof *b->indexed);
+    return b->indexed && lmi_texts_init(&b->texts, b->room_indexed);
+}
+
+static int check_text(struct lmi_vocab *b, size_t i, struct lm_err *e)
+{
+    if (!b->pieces[i].text.data && !fill_gap(b, i))
         return lmi_nomem_vocab(e);
-    for (size_t i = 0; i < b->v.n_pieces; i++) {
-        if (!b->pieces[i].text.data && !fill_gap(b, i))
-            return lmi_nomem_vocab(e);
-        if (b->pieces[i].text.size > INT32_MAX)
-            return lm_err_set(e, LM_LIMIT, "piece %zu is longer than 2 GB", i);
-        lmi_texts_put(&b->texts, b->pieces[i].text, (uint32_t)i);
+    return b->pieces[i].text.size > INT32_MAX ? lm_err_set(e, LM_LIMIT, "piece %zu is longer than 2 GB", i) : 0;
+}
+
+enum { AHEAD = 16 }; /* slots are fetched this many pieces before they are filled */
+
+int lmi_vocab_index(struct lmi_vocab *b, struct lm_err *e)
+{
+    uint64_t hashes[AHEAD];
+
+    if (!can_extend(b) && !start_index(b))
+        return lmi_nomem_vocab(e);
+    for (size_t i = b->n_indexed, put = i; put < b->v.n_pieces; i++) {
+        if (i < b->v.n_pieces) {
+            if (check_text(b, i, e) < 0)
+                return -1;
+            hashes[i % AHEAD] = lmi_texts_hash(&b->texts, b->pieces[i].text);
+            __builtin_prefetch(&b->texts.slots[hashes[i % AHEAD] & b->texts.mask], 1);
+        }
+        if (i + 1 < put + AHEAD && i + 1 < b->v.n_pieces)
+            continue;
+        b->n_repeated += !lmi_texts_put_hashed(&b->texts, b->pieces[put].text, (uint32_t)put, hashes[put % AHEAD]);
+        b->indexed[put] = b->pieces[put].text;
+        b->n_indexed = ++put;
     }
     return 0;
 }
@@ -124,7 +167,11 @@ int lmi_vocab_finish(struct lmi_vocab *b, struct lm_err *e)
         check_id(b, "the id of the unknown token", b->v.unk_id, e) < 0 ||
         check_id(b, "the id of the padding token", b->v.pad_id, e) < 0 || check_pieces(b, e) < 0)
         return -1;
-    return lmi_vocab_index(b, e);
+    int rc = lmi_vocab_index(b, e);
+    free(b->indexed);
+    b->indexed = NULL;
+    b->n_indexed = b->room_indexed = 0;
+    return rc;
 }
 
 /* ---- bytes as text */
@@ -166,6 +213,16 @@ int lmi_letter_byte(uint32_t cp)
 
 /* ---- merges */
 
+/* Is the piece `id` these two texts? A trainer numbers pieces as it makes them,
+ * so the one behind the last result often is. */
+static bool is_both(const struct lmi_vocab *b, size_t id, struct lm_span left, struct lm_span right)
+{
+    struct lm_span t = id < b->v.n_pieces ? b->pieces[id].text : (struct lm_span){NULL, 0};
+
+    return t.data && b->pieces[id].in_model && t.size == left.size + right.size &&
+           memcmp(t.data, left.data, left.size) == 0 && memcmp(t.data + left.size, right.data, right.size) == 0;
+}
+
 static uint32_t concatenation(const struct lmi_vocab *b, struct lm_span left, struct lm_span right)
 {
     uint8_t small[256], *text = small;
@@ -190,12 +247,23 @@ static int no_such_piece(size_t rank, struct lm_span left, struct lm_span right,
 
 int lmi_vocab_merge(struct lmi_vocab *b, size_t rank, struct lm_span left, struct lm_span right, struct lm_err *e)
 {
+    return lmi_vocab_merge_hashed(b, rank, left, right, lmi_texts_hash(&b->texts, left), lmi_texts_hash(&b->texts, right), e);
+}
+
+int lmi_vocab_merge_hashed(struct lmi_vocab *b, size_t rank, struct lm_span left, struct lm_span right, uint64_t left_hash,
+                           uint64_t right_hash, struct lm_err *e)
+{
     if (left.size == 0 || right.size == 0)
         return lm_err_set(e, LM_MALFORMED, "merge %zu has an empty half", rank);
-    uint32_t l = lmi_texts_get(&b->texts, left), r = lmi_texts_get(&b->texts, right);
+    uint32_t l = lmi_texts_get_hashed(&b->texts, left, left_hash), r = lmi_texts_get_hashed(&b->texts, right, right_hash);
     if (l == LMI_NONE || r == LMI_NONE)
         return no_such_piece(rank, left, right, l == LMI_NONE ? "the left half" : "the right half", e);
-    uint32_t result = concatenation(b, left, right);
+    size_t drop = b->v.continuing_subword_prefix.size;
+    if (drop > right.size)
+        return lm_err_set(e, LM_MALFORMED, "merge %zu: its right half is shorter than continuing_subword_prefix", rank);
+    struct lm_span rest = lm_span_of(right.data + drop, right.size - drop);
+    size_t next = rank > 0 ? (size_t)b->merges[rank - 1].result + 1 : SIZE_MAX;
+    uint32_t result = is_both(b, next, left, rest) ? (uint32_t)next : concatenation(b, left, rest);
     if (result == LMI_NONE)
         return no_such_piece(rank, left, right, "the result", e);
     b->merges[rank] = (struct lm_merge){l, r, result};

@@ -5,18 +5,19 @@
 
 #include "libmodel/tok/build.h"
 #include "libmodel/tok/engine.h"
+#include "libmodel/tok/pipeline.h"
 #include "libmodel/tok/unicode.h"
 
-/* Bytes of a piece: one a letter; an added token's text is its own bytes. */
+/* Bytes of a piece: one a letter; of one that is only an added token, its text. */
 static size_t n_bytes(const struct lm_piece *p)
 {
     size_t n = 0;
 
-    for (size_t i = 0; i < p->text.size && !p->added; n++) {
+    for (size_t i = 0; i < p->text.size && p->in_model; n++) {
         size_t w = lmi_utf8_step(p->text.data + i, p->text.size - i);
         i += w ? w : 1;
     }
-    return p->added ? p->text.size : n;
+    return p->in_model ? n : p->text.size;
 }
 
 /* A byte's piece must be the model's own: 'õ' may also be an added token. */
@@ -31,9 +32,24 @@ static void find_bytes(struct lm_tokenizer *t)
     }
 }
 
+/* The first look-ups of a word are all of bytes. */
+static bool note_first_pairs(struct lm_tokenizer *t)
+{
+    for (unsigned b = 0; b < 256; b++)
+        if (t->byte_id[b] == LMI_NONE)
+            return true;
+    t->first_pairs = lm_arena_array(&t->arena, 256 * 256, sizeof *t->first_pairs);
+    for (unsigned i = 0; t->first_pairs && i < 256 * 256; i++) {
+        const struct lmi_pair *pair = lmi_pairs_get(&t->pairs, t->byte_id[i >> 8], t->byte_id[i & 255]);
+        t->first_pairs[i] = pair ? (uint32_t)(pair - t->pairs.pairs) + 1 : 0;
+    }
+    return t->first_pairs != NULL;
+}
+
 int lmi_byte_init(struct lm_tokenizer *t, struct lm_err *e)
 {
     const struct lm_vocab *v = t->v;
+    bool by_result = lmi_vocab_of(v)->by_result;
 
     t->n_symbols = v->n_pieces;
     t->length = lm_arena_array(&t->arena, v->n_pieces, sizeof *t->length);
@@ -46,9 +62,11 @@ int lmi_byte_init(struct lm_tokenizer *t, struct lm_err *e)
     for (size_t i = v->n_merges; i-- > 0;) {
         const struct lm_merge *m = &v->merges[i];
         if (!lmi_pairs_get(&t->pairs, m->left, m->right) &&
-            !lmi_pairs_put(&t->pairs, m->left, m->right, (uint32_t)i, m->result))
+            !lmi_pairs_put(&t->pairs, m->left, m->right, by_result ? m->result : (uint32_t)i, m->result))
             return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
     }
+    if (!note_first_pairs(t) || !lmi_note_neighbours(t))
+        return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
     return lmi_pretok_new(&t->pretok, v->pre_pattern, e);
 }
 
@@ -112,7 +130,7 @@ static uint32_t whole_word(const struct lmi_call *c, size_t begin, size_t n)
 int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
 {
     size_t n = end - begin;
-    uint32_t id = c->t->v->ignore_merges ? whole_word(c, begin, n) : LMI_NONE;
+    uint32_t id = c->t->v->ignore_merges && !c->fragment ? whole_word(c, begin, n) : LMI_NONE;
     bool whole;
 
     if (id != LMI_NONE) {
@@ -124,6 +142,8 @@ int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
         return -1;
     symbols_of(c->t, c->bytes + begin, n, ids, &whole);
     c->no_cache = !whole;
+    c->merge.bytes = c->bytes + begin;
+    c->merge.first = c->t->first_pairs;
     size_t left = lmi_merge(&c->merge, &c->t->pairs, ids, n);
     if (left == SIZE_MAX)
         return lmi_call_nomem(c);
@@ -131,39 +151,49 @@ int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
     return 0;
 }
 
+/* The end of the part of a word that begins at begin: no merge leaves it. */
+static size_t part_end(const struct lmi_call *c, size_t begin, size_t end)
+{
+    size_t before = begin, pos = begin + lmi_utf8_width(c->part.data[begin]);
+
+    while (pos < end && lmi_crossed(c->t, c->part.data, before, pos)) {
+        before = pos;
+        pos += lmi_utf8_width(c->part.data[pos]);
+    }
+    return pos;
+}
+
+/* Long words are rarely seen twice, their parts are: text without spaces is made
+ * of them. A word that comes apart is no piece as a whole. */
 static int word(void *user, size_t begin, size_t end)
 {
-    return lmi_call_word(user, begin, end);
+    struct lmi_call *c = user;
+    bool whole = end - begin <= LMI_CACHED_BYTES || !c->t->cuts_words || c->part.data != c->bytes;
+
+    for (size_t pos; !whole && begin < end; begin = pos) {
+        pos = part_end(c, begin, end);
+        if (pos == end && !c->fragments)
+            break;
+        c->fragments = pos < end;
+        if (lmi_call_fragment(c, begin, pos) < 0)
+            return -1;
+    }
+    return begin < end ? lmi_call_word(c, begin, end) : 0;
 }
 
 /* ---- parts */
 
-/* Ill-formed bytes as DEL, which is no letter, number, space or mark; the bytes
- * that are merged stay what they were. */
-static uint8_t *mask_ill_formed(struct lm_span s)
-{
-    uint8_t *copy = malloc(s.size + 1);
-
-    for (size_t i = 0; copy && i < s.size;) {
-        size_t w = lmi_utf8_step(s.data + i, s.size - i);
-        if (w > 0)
-            memcpy(copy + i, s.data + i, w);
-        else
-            copy[i] = 0x7f;
-        i += w ? w : 1;
-    }
-    return copy;
-}
-
 static int run_words(struct lmi_call *c, struct lm_span text)
 {
-    uint8_t *masked = NULL;
+    bool failed;
 
     if (text.size == 0)
         return 0;
-    c->bytes = text.data;
-    if (lmi_utf8_valid_prefix(text) < text.size && !(masked = mask_ill_formed(text)))
+    /* The bytes that are merged stay what they were. */
+    uint8_t *masked = lmi_mask_ill_formed(text, &failed);
+    if (failed)
         return lmi_call_nomem(c);
+    c->bytes = text.data;
     c->part = lm_span_of(masked ? masked : text.data, text.size);
     int rc = lmi_pretok_run(c->t->pretok, c->part, word, c, c->e);
     if (rc == 0)
@@ -172,36 +202,36 @@ static int run_words(struct lmi_call *c, struct lm_span text)
     return rc;
 }
 
-/* The space in front is one more byte that comes from nowhere. */
+/* The space in front comes from the character that follows it. */
 static int with_prefix(struct lmi_call *c, struct lm_span text)
 {
-    struct lmi_normal n = {0};
-    const size_t *map = c->map;
+    struct lmi_text t = {.mapped = c->offsets};
+    const struct lm_offsets *from = c->from;
+    size_t first = lmi_char_at(text.data, text.size).width;
 
-    lmi_normal_add(&n, (const uint8_t *)" ", 1, lmi_call_offset(c, 0), c->offsets);
+    lmi_text_put(&t, (const uint8_t *)" ", 1, lmi_call_range(c, 0, first));
     if (!c->offsets)
-        lmi_normal_add(&n, text.data, text.size, 0, false);
+        lmi_text_put(&t, text.data, text.size, (struct lm_offsets){0, 0});
     for (size_t i = 0; c->offsets && i < text.size; i++)
-        lmi_normal_add(&n, text.data + i, 1, lmi_call_offset(c, i), true);
-    lmi_normal_end(&n, lmi_call_offset(c, text.size), c->offsets);
-    c->map = n.map;
-    int rc = n.failed ? lmi_call_nomem(c) : run_words(c, lm_span_of(n.text, n.n));
-    lmi_normal_free(&n);
-    c->map = map;
+        lmi_text_put(&t, text.data + i, 1, lmi_call_range(c, i, i + 1));
+    c->from = t.from;
+    int rc = t.failed ? lmi_call_nomem(c) : run_words(c, lmi_text_span(&t));
+    c->from = from;
+    lmi_text_free(&t);
     return rc;
 }
 
 /* text is a slice of the normalized part, starting at its byte `at`. */
 static int slice(struct lmi_call *c, struct lm_span text, size_t at)
 {
-    const size_t *map = c->map;
+    const struct lm_offsets *from = c->from;
     size_t base = c->base;
 
-    c->map = map ? map + at : NULL;
+    c->from = from ? from + at : NULL;
     c->base = base + at;
     bool prefix = c->t->v->add_prefix_space && text.size > 0 && text.data[0] != ' ';
     int rc = prefix ? with_prefix(c, text) : run_words(c, text);
-    c->map = map;
+    c->from = from;
     c->base = base;
     return rc;
 }
@@ -223,17 +253,47 @@ static int normalized(struct lmi_call *c, struct lm_span text)
     return slice(c, lm_span_of(text.data + pos, text.size - pos), pos);
 }
 
+/* Bytes of characters that stayed as they were come from themselves, as in a text
+ * that is not normalized. */
+static void refine(struct lmi_text *t, struct lm_span text, size_t base)
+{
+    for (size_t i = 0, w; t->from && i < t->n; i += w) {
+        struct lm_offsets f = t->from[i];
+        w = lmi_char_at(t->bytes + i, t->n - i).width;
+        bool same = f.end - f.begin == w && memcmp(t->bytes + i, text.data + f.begin - base, w) == 0;
+        for (size_t k = 0; k < w && same; k++)
+            t->from[i + k] = (struct lm_offsets){f.begin + k, f.begin + k + 1};
+    }
+}
+
+static int encode_composed(struct lmi_call *c, struct lm_span text, size_t base)
+{
+    struct lmi_text in = {.mapped = c->offsets}, out = {.mapped = c->offsets};
+
+    lmi_text_start(&in, text, base);
+    lmi_normal_form(&in, false, true, &out);
+    lmi_text_free(&in);
+    refine(&out, text, base);
+    c->from = out.from;
+    int rc = in.failed || out.failed ? lmi_call_nomem(c) : normalized(c, lmi_text_span(&out));
+    c->from = NULL;
+    lmi_text_free(&out);
+    return rc;
+}
+
+/* Below U+0300 every character is NFC, alone and beside any other. */
+static bool is_composed(struct lm_span s)
+{
+    for (size_t i = 0; i < s.size; i++)
+        if (s.data[i] >= 0xcc)
+            return false;
+    return true;
+}
+
 int lmi_byte_encode(struct lmi_call *c, struct lm_span text, size_t base)
 {
-    struct lmi_normal n = {0};
-
     c->base = base;
     c->map = NULL;
-    int rc = c->t->v->nfc ? lmi_nfc(text, base, c->offsets, &n, c->e) : 0;
-    if (rc > 0)
-        c->map = n.map;
-    if (rc >= 0)
-        rc = normalized(c, rc > 0 ? lm_span_of(n.text, n.n) : text);
-    lmi_normal_free(&n);
-    return rc;
+    c->from = NULL;
+    return c->t->v->nfc && !is_composed(text) ? encode_composed(c, text, base) : normalized(c, text);
 }

@@ -1,7 +1,9 @@
 /* What both algorithms share while they encode. */
 #include <stdlib.h>
 
+#include "libmodel/tok/build.h"
 #include "libmodel/tok/engine.h"
+#include "libmodel/tok/unicode.h"
 
 int lmi_call_nomem(struct lmi_call *c)
 {
@@ -97,14 +99,24 @@ static void copy_ids(struct lmi_call *c, const struct lmi_slot *s)
             to[i] = s->narrow[i];
 }
 
+static inline uint8_t tag(const struct lmi_word *w)
+{
+    return (uint8_t)(w->n | (w->fragment ? 0x80u : 0));
+}
+
 static bool seen(struct lmi_call *c, const struct lmi_word *w)
 {
     const struct lmi_slot *s = w->slot;
     size_t begin = w->begin;
+    bool sums = c->t->sums != NULL;
 
-    if (s->n_bytes != w->n || s->key[0] != w->key[0] || s->key[1] != w->key[1])
+    if (s->n_bytes != tag(w) || s->key[0] != w->key[0] || s->key[1] != w->key[1])
+        return false;
+    if (sums && !lmi_unigram_holds(c, s->margin, w->n))
         return false;
     copy_ids(c, s);
+    if (sums)
+        lmi_unigram_follow(c, c->out->ids + c->out->n, s->n_ids);
     if (!c->offsets) {
         c->out->n += s->n_ids;
         return true;
@@ -127,7 +139,8 @@ static void remember(struct lmi_call *c, const struct lmi_word *w, size_t from)
         return;
     s->key[0] = w->key[0];
     s->key[1] = w->key[1];
-    s->n_bytes = (uint8_t)w->n;
+    s->n_bytes = tag(w);
+    s->margin = c->margin;
     s->n_ids = (uint8_t)n_ids;
     if (n_ids > room(c))
         s->place = (uint32_t)from;
@@ -149,6 +162,7 @@ static int finish_word(struct lmi_call *c, const struct lmi_word *w)
     if (w->slot && seen(c, w))
         return 0;
     c->no_cache = false;
+    c->fragment = w->fragment;
     if (c->encode_word(c, w->begin, w->begin + w->n) < 0)
         return -1;
     if (w->slot && !c->no_cache)
@@ -156,10 +170,11 @@ static int finish_word(struct lmi_call *c, const struct lmi_word *w)
     return 0;
 }
 
-int lmi_call_word(struct lmi_call *c, size_t begin, size_t end)
+static inline int next_word(struct lmi_call *c, size_t begin, size_t end, bool fragment)
 {
-    struct lmi_word before = c->waiting, *w = &c->waiting;
+    struct lmi_word *w = &c->waiting[c->n_words++ % LMI_AHEAD], before = *w;
 
+    w->fragment = fragment;
     w->begin = begin;
     w->n = end - begin;
     w->slot = NULL;
@@ -171,12 +186,84 @@ int lmi_call_word(struct lmi_call *c, size_t begin, size_t end)
     return before.n ? finish_word(c, &before) : 0;
 }
 
+int lmi_call_word(struct lmi_call *c, size_t begin, size_t end)
+{
+    return next_word(c, begin, end, false);
+}
+
+int lmi_call_fragment(struct lmi_call *c, size_t begin, size_t end)
+{
+    return next_word(c, begin, end, true);
+}
+
 int lmi_call_flush(struct lmi_call *c)
 {
-    struct lmi_word last = c->waiting;
+    int rc = 0;
 
-    c->waiting.n = 0;
-    return last.n ? finish_word(c, &last) : 0;
+    for (size_t i = 0; i < LMI_AHEAD; i++) {
+        struct lmi_word *w = &c->waiting[(c->n_words + i) % LMI_AHEAD], next = *w;
+        w->n = 0;
+        if (next.n && rc == 0)
+            rc = finish_word(c, &next);
+    }
+    return rc;
+}
+
+/* ---- trimmed offsets */
+
+static bool is_space(uint32_t cp)
+{
+    return cp == lmi_byte_letter(' ') || lmi_class_of(cp) & LMI_SPACE;
+}
+
+/* Spaces at one end of a piece, as letters of bytes or as text. */
+static size_t n_spaces(struct lm_span s, bool at_end)
+{
+    size_t run = 0;
+
+    for (size_t i = 0; i < s.size;) {
+        struct lmi_char c = lmi_char_at(s.data + i, s.size - i);
+        if (!at_end && !is_space(c.cp))
+            break;
+        run = is_space(c.cp) ? run + 1 : 0;
+        i += c.width;
+    }
+    return run;
+}
+
+static size_t forward(struct lm_span text, size_t pos, size_t end, size_t n)
+{
+    for (; n > 0 && pos < end; n--)
+        pos += lmi_char_at(text.data + pos, text.size - pos).width;
+    return pos < end ? pos : end;
+}
+
+static size_t back(struct lm_span text, size_t pos, size_t begin, size_t n)
+{
+    for (; n > 0 && pos > begin; n--)
+        do
+            pos--;
+        while (pos > begin && (text.data[pos] & 0xc0) == 0x80);
+    return pos;
+}
+
+/* As many characters as the piece has spaces, in HF even where those stand for
+ * others. The space that a ByteLevel pre-tokenizer put in front is none of the
+ * text's. */
+void lmi_trim_offsets(struct lmi_call *c, struct lm_span text, size_t from)
+{
+    for (size_t i = from; i < c->out->n; i++) {
+        struct lm_offsets *o = &c->out->offsets[i];
+        const struct lm_piece *p = &c->t->v->pieces[c->out->ids[i]];
+        /* Of an added token it is the text that was matched, with the spaces it took in. */
+        struct lm_span piece = p->added ? lm_span_of(text.data + o->begin, o->end - o->begin) : p->text;
+        size_t lead = n_spaces(piece, false);
+        bool first = i == from || o->begin == 0;
+        if (lead > 0 && first && lmi_vocab_of(c->t->v)->trim_keeps_prefix)
+            lead--;
+        o->begin = forward(text, o->begin, o->end, lead);
+        o->end = back(text, o->end, o->begin, n_spaces(piece, true));
+    }
 }
 
 /* ---- normalized text */

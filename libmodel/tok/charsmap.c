@@ -99,3 +99,33 @@ size_t lmi_charsmap_match(const struct lmi_charsmap *m, struct lm_span text, str
         *replacement = lm_span_str((const char *)m->texts.data + value);
     return longest;
 }
+
+bool lmi_charsmap_begins(const struct lmi_charsmap *m, uint8_t byte)
+{
+    if (m->n_units == 0)
+        return false;
+    uint32_t pos = offset_of(unit_at(m, 0)) ^ byte, unit = unit_at(m, pos);
+    if ((unit & 0x800000ff) != byte)
+        return false;
+    pos ^= offset_of(unit);
+    bool found = has_value(unit);
+    for (uint32_t next = 1; next < 0x80; next++)
+        found |= (unit_at(m, pos ^ next) & 0x800000ff) == next;
+    return found;
+}
+
+bool lmi_charsmap_reaches(const struct lmi_charsmap *m, struct lm_span text)
+{
+    if (m->n_units == 0)
+        return false;
+    uint32_t pos = offset_of(unit_at(m, 0));
+    for (size_t i = 0; i < text.size; i++) {
+        uint32_t unit = unit_at(m, pos ^ text.data[i]);
+        if ((unit & 0x800000ff) != text.data[i])
+            return false;
+        if (has_value(unit))
+            return true;
+        pos ^= text.data[i] ^ offset_of(unit);
+    }
+    return true;
+}

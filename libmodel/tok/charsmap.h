@@ -16,6 +16,10 @@ struct lmi_charsmap {
  * a map that replaces nothing. */
 int lmi_charsmap_open(struct lmi_charsmap *m, struct lm_span blob, struct lm_err *e);
 /* Bytes of the longest rule at the start of text (0: none) and its replacement. */
+/* Does a rule begin with this byte, and then end or go on below 0x80? */
+bool lmi_charsmap_begins(const struct lmi_charsmap *m, uint8_t byte);
+/* Does a rule begin with all of text, or end inside it? */
+bool lmi_charsmap_reaches(const struct lmi_charsmap *m, struct lm_span text);
 size_t lmi_charsmap_match(const struct lmi_charsmap *m, struct lm_span text, struct lm_span *replacement);
 
 #endif

@@ -6,7 +6,10 @@
 #include "libmodel/tok/charsmap.h"
 #include "libmodel/tok/merge.h"
 #include "libmodel/tok/pretok.h"
+#include "libmodel/tok/trie.h"
 #include "libmodel/tokenizer.h"
+
+enum lmi_plain { LMI_PLAIN = 1, LMI_PLAIN_SPACE };
 
 /* Code point -> symbol id: a piece, or for characters that only occur inside
  * pieces a number from n_pieces up. */
@@ -24,12 +27,18 @@ struct lm_tokenizer {
     uint32_t *length;      /* bytes of a symbol in the text that is merged (for SentencePiece a space counts one) */
     size_t n_symbols;
     size_t max_bytes;
+    struct lm_span *shown; /* by a tokenizer.json's decoder, of added tokens that were normalized; or NULL */
     uint32_t byte_id[256]; /* piece of a byte, LMI_NONE if there is none */
     /* byte BPE */
     struct lmi_pretok *pretok;
+    bool cuts_words; /* adjacent and joined say where no piece crosses two characters of which one is not ASCII */
+    uint32_t *first_pairs; /* [256 * 256]: of two bytes the place + 1 of their pair; NULL when a byte has no piece */
     /* SentencePiece. Text is kept with ' ' for U+2581. */
     struct lmi_charsmap charsmap;
     struct lmi_added symbols; /* what the normalizer leaves alone */
+    uint8_t plain[256];       /* bytes that it leaves alone when ASCII follows: enum lmi_plain */
+    uint64_t plain_wide[0x10000 / 64]; /* characters that it leaves alone whatever follows */
+    uint64_t joins[0x80][2];  /* ASCII byte, byte from 0x80: may a rule begin with the two? */
     struct lmi_chars chars;
     struct lmi_pairs adjacent; /* symbols that stand side by side in some piece: no other place can be merged across */
     bool space_is_piece;
@@ -38,6 +47,13 @@ struct lm_tokenizer {
      * are joined); false is certain. */
     uint64_t joined[256][4];
     uint8_t *unused;           /* per symbol, when the vocabulary has UNUSED pieces; else NULL */
+    /* Unigram, WordPiece, greedy */
+    struct lmi_trie trie;
+    uint64_t inside;           /* WordPiece: the unit behind continuing_subword_prefix */
+    float *sums;               /* SentencePiece's Unigram: scores of pieces; else NULL */
+    double *scores;            /* Unigram: of a piece */
+    double *plain_scores;      /* HF's: the same with special pieces left out */
+    double unknown_score, largest_score; /* of a character that is no piece; of all, the largest without its sign */
 };
 
 /* ---- a call */
@@ -47,8 +63,8 @@ enum { LMI_CACHED_BYTES = 16, LMI_NARROW_IDS = 6, LMI_WIDE_IDS = 3 };
 /* A word and its ids, 32 bytes. Where all ids fit 16 bits there is room for six. */
 struct lmi_slot {
     uint64_t key[2];
-    uint8_t n_bytes, n_ids; /* n_bytes 0: free */
-    uint16_t unused;
+    uint8_t n_bytes, n_ids; /* n_bytes 0: free; its high bit: a fragment */
+    uint16_t margin;        /* Unigram: see lmi_unigram_holds */
     union {
         uint16_t narrow[LMI_NARROW_IDS];
         uint32_t wide[LMI_WIDE_IDS];
@@ -56,9 +72,13 @@ struct lmi_slot {
     };
 };
 
+/* As many words wait for their slots, so that these come from memory meanwhile. */
+enum { LMI_AHEAD = 4 };
+
 /* A word whose slot is on its way from memory. */
 struct lmi_word {
     size_t begin, n; /* n 0: none */
+    bool fragment;   /* a part of a word: not looked up as a whole */
     uint64_t key[2];
     struct lmi_slot *slot; /* NULL: too long to be remembered */
 };
@@ -66,7 +86,7 @@ struct lmi_word {
 struct lmi_call {
     const struct lm_tokenizer *t;
     struct lm_ids *out;
-    bool offsets, special;
+    bool offsets, special, continues, trim; /* what was asked for */
     struct lm_err *e;
     /* The part of the text in work: its bytes, and where each comes from
      * (map[i], or base + i when map is NULL). */
@@ -74,11 +94,13 @@ struct lmi_call {
     const uint8_t *bytes; /* part before ill-formed bytes were masked */
     const size_t *map;
     size_t base;
+    const struct lm_offsets *from; /* instead of both: the range of the input that each byte comes from */
     /* Words seen before. */
     struct lmi_slot *slots;
     size_t slot_mask;
     bool narrow;
-    struct lmi_word waiting;
+    struct lmi_word waiting[LMI_AHEAD]; /* a ring: the oldest at n_words % LMI_AHEAD */
+    size_t n_words;
     int (*encode_word)(struct lmi_call *c, size_t begin, size_t end); /* of a word not seen before */
     size_t ids_per_byte; /* that encode_word emits at most */
     struct lmi_merge_scratch merge;
@@ -86,6 +108,14 @@ struct lmi_call {
     size_t ids_capacity;
     size_t unk_end; /* out->n after the last unknown that the next may join */
     bool no_cache;  /* the word in work must not be remembered */
+    bool fragment;  /* … is a part of one */
+    bool fragments; /* the word in work came apart before */
+    /* Unigram */
+    struct lmi_best *best; /* the best way to every place of a word */
+    size_t best_capacity;
+    double sum;            /* SentencePiece: of the text so far */
+    uint16_t margin;       /* of the word in work */
+    size_t unknown_begin;  /* HF: of the unknown characters in front of the place in work; SIZE_MAX: none */
 };
 
 /* Room for n more ids in out. */
@@ -99,23 +129,38 @@ static inline size_t lmi_call_offset(const struct lmi_call *c, size_t pos)
     return c->map ? c->map[pos] : c->base + pos;
 }
 
+/* The range that part[begin, end) comes from. */
+static inline struct lm_offsets lmi_call_range(const struct lmi_call *c, size_t begin, size_t end)
+{
+    if (!c->from)
+        return (struct lm_offsets){lmi_call_offset(c, begin), lmi_call_offset(c, end)};
+    size_t last = end > begin ? end - 1 : begin ? begin - 1 : 0;
+    struct lm_offsets o = {c->from[begin < last ? begin : last].begin, c->from[last].end};
+    return o;
+}
+
 /* Appends an id for part[begin, end); room was reserved. */
 static inline void lmi_call_emit(struct lmi_call *c, uint32_t id, size_t begin, size_t end)
 {
     struct lm_ids *o = c->out;
 
     if (c->offsets)
-        o->offsets[o->n] = (struct lm_offsets){lmi_call_offset(c, begin), lmi_call_offset(c, end)};
+        o->offsets[o->n] = lmi_call_range(c, begin, end);
     o->ids[o->n++] = (int32_t)id;
 }
 
+/* Takes the spaces at the ends of pieces out of the offsets of out[from, n). */
+void lmi_trim_offsets(struct lmi_call *c, struct lm_span text, size_t from);
+
 /* ---- words */
 
-/* Encodes the word part[begin, end), from memory if it was seen, one word late:
- * meanwhile its slot of the cache is fetched. lmi_call_flush does the last;
- * call it before part changes or anything else is emitted. */
+/* Encodes the word part[begin, end), from memory if it was seen, a few words
+ * late: meanwhile its slot of the cache is fetched. lmi_call_flush does the
+ * rest; call it before part changes or anything else is emitted. */
 int lmi_call_word(struct lmi_call *c, size_t begin, size_t end);
 int lmi_call_flush(struct lmi_call *c);
+/* The same for a part of a word that no merge leaves. */
+int lmi_call_fragment(struct lmi_call *c, size_t begin, size_t end);
 
 /* ---- the two algorithms */
 
@@ -124,11 +169,70 @@ int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end);
 /* Text without added tokens, at byte `base` of the input. */
 int lmi_byte_encode(struct lmi_call *c, struct lm_span text, size_t base);
 
+/* neighbours.c: sets cuts_words, adjacent, joined; false when out of memory. */
+bool lmi_note_neighbours(struct lm_tokenizer *t);
+/* Can a merge cross from the character at `before` of p to the one at pos, which
+ * follows it? false is certain. */
+bool lmi_crossed(const struct lm_tokenizer *t, const uint8_t *p, size_t before, size_t pos);
+
+int lmi_bpe_init(struct lm_tokenizer *t, struct lm_err *e);
+int lmi_bpe_word(struct lmi_call *c, size_t begin, size_t end);
+/* Text without added tokens through all stages of a tokenizer.json; as lmi_spm_encode. */
+int lmi_pipeline_encode(struct lmi_call *c, struct lm_span text, size_t base, bool first);
+
 int lmi_spm_init(struct lm_tokenizer *t, struct lm_err *e);
 void lmi_spm_free(struct lm_tokenizer *t);
 int lmi_spm_word(struct lmi_call *c, size_t begin, size_t end);
+/* part[begin, end) is no piece: its bytes' pieces or the unknown one. */
+void lmi_spm_emit_unknown(struct lmi_call *c, size_t begin, size_t end);
+/* WORD and CHAR models */
+int lmi_spm_whole_word(struct lmi_call *c, size_t begin, size_t end);
 /* first: nothing stands in front of it. */
 int lmi_spm_encode(struct lmi_call *c, struct lm_span text, size_t base, bool first);
+
+/* The others: each makes its tables, and encodes the word part[begin, end) (for
+ * Unigram any text whose ids do not depend on what stands around it). */
+int lmi_unigram_init(struct lm_tokenizer *t, struct lm_err *e);
+/* What both kinds need: pieces in the form that is looked for (size 0: takes no part). */
+int lmi_unigram_make(struct lm_tokenizer *t, const struct lm_span *texts, struct lm_err *e);
+int lmi_unigram_word(struct lmi_call *c, size_t begin, size_t end);
+/* SentencePiece's sums are floats over the whole text, so near-ties in a word
+ * depend on what stands before it (tok/unigram.c, margins). A remembered word
+ * counts only where its margin rules that out; then its ids' scores are added. */
+#define LMI_LARGEST_SUM 100000.0
+
+/* How far two sums of a word of n bytes can be apart through rounding alone;
+ * infinite where the library would start its sums anew within the word. */
+static inline double lmi_unigram_blur(const struct lmi_call *c, size_t n)
+{
+    double sum = c->sum < 0 ? -c->sum : c->sum, reach = sum + (double)n * c->t->largest_score;
+
+    return reach < LMI_LARGEST_SUM ? (double)n * reach * 0x1.01p-23 : 1e300;
+}
+
+static inline bool lmi_unigram_holds(const struct lmi_call *c, uint16_t margin, size_t n_bytes)
+{
+    uint32_t bits = (uint32_t)margin << 16;
+    float lead;
+
+    memcpy(&lead, &bits, sizeof lead);
+    return (double)lead > lmi_unigram_blur(c, n_bytes);
+}
+
+static inline void lmi_unigram_follow(struct lmi_call *c, const int32_t *ids, size_t n)
+{
+    float sum = (float)c->sum;
+
+    for (size_t i = 0; i < n; i++)
+        sum += c->t->sums[ids[i]];
+    c->sum = (double)sum;
+}
+int lmi_wordpiece_init(struct lm_tokenizer *t, struct lm_err *e);
+int lmi_wordpiece_word(struct lmi_call *c, size_t begin, size_t end);
+int lmi_wordlevel_word(struct lmi_call *c, size_t begin, size_t end); /* needs lmi_word_lengths only */
+int lmi_word_lengths(struct lm_tokenizer *t, struct lm_err *e);
+int lmi_greedy_init(struct lm_tokenizer *t, struct lm_err *e);
+int lmi_greedy_encode(struct lmi_call *c, struct lm_span text, size_t base);
 
 /* A normalized text and where each of its bytes comes from (n + 1 places;
  * NULL when nobody asked). Free with lmi_normal_free. */
@@ -142,10 +246,10 @@ void lmi_normal_add(struct lmi_normal *o, const uint8_t *s, size_t n, size_t fro
 void lmi_normal_end(struct lmi_normal *o, size_t from, bool with_map); /* the last place of the map */
 void lmi_normal_free(struct lmi_normal *o);
 
-/* SentencePiece's normalizer. `prefix`: put a space in front. */
+/* SentencePiece's normalizer. `prefix`: put a space in front (behind, where the
+ * vocabulary says so). After the symbols are noted: find_plain. */
+void lmi_spm_find_plain(struct lm_tokenizer *t);
 int lmi_spm_normalize(const struct lm_tokenizer *t, struct lm_span text, size_t base, bool prefix, bool with_map,
                       struct lmi_normal *out, struct lm_err *e);
-/* NFC: 1 written to out, 0 the text is NFC already. Ill-formed bytes stay. */
-int lmi_nfc(struct lm_span text, size_t base, bool with_map, struct lmi_normal *out, struct lm_err *e);
 
 #endif

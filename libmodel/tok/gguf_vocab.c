@@ -1,14 +1,19 @@
 /* Vocabularies in GGUF metadata (tokenizer.ggml.*), read and written.
  *   model "llama": tokens, scores, token_type        -> LM_VOCAB_SPM_BPE
  *   model "gpt2":  tokens, token_type, merges, pre   -> LM_VOCAB_BYTE_BPE
+ *   model "t5":    as "llama", precompiled_charsmap  -> LM_VOCAB_UNIGRAM
+ *   model "bert":  tokens, token_type, normalizer.*  -> LM_VOCAB_WORDPIECE
+ *   model "rwkv":  tokens, token_type                -> LM_VOCAB_GREEDY
  * Counts and element types are checked against each other before use: files
  * with short or one-byte score arrays have crashed others.
  * https://github.com/ggml-org/ggml/blob/master/docs/gguf.md */
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "libmodel/tok/bert.h"
 #include "libmodel/tok/build.h"
-#include "libmodel/tok/pretok.h"
+#include "libmodel/tok/pipeline.h"
+#include "libmodel/tok/ranks.h"
 
 #define KEY "tokenizer.ggml."
 
@@ -114,8 +119,8 @@ static int read_scores(struct lmi_vocab *b, const struct lm_meta *m, struct lm_e
     if (rc < 0)
         return -1;
     if (rc == 0)
-        return lm_err_set(e, LM_MALFORMED, "metadata key " KEY "scores is missing: a \"llama\" vocabulary cannot be "
-                                           "used without it");
+        return lm_err_set(e, LM_MALFORMED, "metadata key " KEY "scores is missing: a SentencePiece vocabulary cannot "
+                                           "be used without it");
     for (size_t i = 0; i < b->v.n_pieces; i++)
         b->pieces[i].score = ((const float *)scores->data)[i];
     return 0;
@@ -138,17 +143,13 @@ static int64_t id_or_none(const struct lmi_vocab *b, int64_t id, enum lm_piece_k
     return (uint64_t)id < b->v.n_pieces && b->pieces[id].kind == kind ? id : -1;
 }
 
-static int read_llama(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
+static int read_spm(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
 {
     struct lm_vocab *v = &b->v;
     bool seen[256] = {false};
     size_t n_bytes = 0;
 
-    /* What the keys mean when they are absent (llama.cpp's defaults). */
-    v->bos_id = id_or_none(b, 1, LM_PIECE_CONTROL);
-    v->eos_id = id_or_none(b, 2, LM_PIECE_CONTROL);
-    v->unk_id = id_or_none(b, 0, LM_PIECE_UNKNOWN);
-    v->add_bos = v->add_dummy_prefix = v->escape_whitespaces = v->prefix_every_part = v->fuse_unk = true;
+    v->add_dummy_prefix = v->escape_whitespaces = v->prefix_every_part = v->fuse_unk = b->spaced = true;
     if (read_scores(b, m, e) < 0 || read_charsmap(b, m, e) < 0 ||
         lm_meta_get_bool(m, KEY "add_space_prefix", &v->add_dummy_prefix, e) < 0 ||
         lm_meta_get_bool(m, KEY "remove_extra_whitespaces", &v->remove_extra_whitespaces, e) < 0)
@@ -160,6 +161,99 @@ static int read_llama(struct lmi_vocab *b, const struct lm_meta *m, struct lm_er
     }
     v->byte_fallback = n_bytes == 256;
     return 0;
+}
+
+/* What the keys mean when they are absent: llama.cpp's defaults. */
+static int read_llama(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
+{
+    b->v.bos_id = id_or_none(b, 1, LM_PIECE_CONTROL);
+    b->v.eos_id = id_or_none(b, 2, LM_PIECE_CONTROL);
+    b->v.unk_id = id_or_none(b, 0, LM_PIECE_UNKNOWN);
+    b->v.add_bos = true;
+    return read_spm(b, m, e);
+}
+
+/* ---- t5: the pieces of the SentencePiece model, whose unknown piece is marked */
+
+static int read_t5(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
+{
+    for (size_t i = b->v.n_pieces; i-- > 0;)
+        if (b->pieces[i].kind == LM_PIECE_UNKNOWN)
+            b->v.unk_id = (int64_t)i;
+    b->v.eos_id = id_or_none(b, 1, LM_PIECE_CONTROL);
+    b->v.pad_id = id_or_none(b, 0, LM_PIECE_CONTROL);
+    b->v.add_eos = true;
+    return read_spm(b, m, e);
+}
+
+/* ---- bert */
+
+static const struct special_key bert_keys[] = {
+    {KEY "cls_token_id", offsetof(struct lm_vocab, bos_id)},
+    {KEY "seperator_token_id", offsetof(struct lm_vocab, eos_id)}, /* so spelled */
+};
+
+static int64_t find_or_none(const struct lmi_vocab *b, const char *text)
+{
+    uint32_t id = lmi_texts_get(&b->texts, lm_span_str(text));
+
+    return id == LMI_NONE ? -1 : (int64_t)id;
+}
+
+/* BOS and EOS are what opens and closes a text: [CLS] and [SEP]. */
+static int read_bert_ids(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
+{
+    b->v.bos_id = find_or_none(b, "[CLS]");
+    b->v.eos_id = find_or_none(b, "[SEP]");
+    b->v.unk_id = find_or_none(b, "[UNK]");
+    b->v.pad_id = find_or_none(b, "[PAD]");
+    for (size_t i = 0; i < sizeof bert_keys / sizeof *bert_keys; i++) {
+        uint64_t id = UINT64_MAX;
+        if (lm_meta_get_u64(m, bert_keys[i].key, &id, e) < 0)
+            return -1;
+        if (id != UINT64_MAX && id >= b->v.n_pieces)
+            return lm_err_set(e, LM_MALFORMED, "%s is %llu, but there are %zu tokens", bert_keys[i].key,
+                              (unsigned long long)id, b->v.n_pieces);
+        if (id != UINT64_MAX)
+            *(int64_t *)((char *)&b->v + bert_keys[i].offset) = (int64_t)id;
+    }
+    return 0;
+}
+
+static void mark_bert_special(struct lmi_vocab *b)
+{
+    const int64_t ids[] = {b->v.unk_id, b->v.bos_id, b->v.eos_id, b->v.pad_id, find_or_none(b, "[MASK]")};
+
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        if (ids[i] < 0)
+            continue;
+        b->pieces[ids[i]].kind = i == 0 ? LM_PIECE_UNKNOWN : LM_PIECE_CONTROL;
+        b->pieces[ids[i]].special = b->pieces[ids[i]].added = true;
+    }
+    for (size_t i = 0; i < b->v.n_pieces; i++)
+        b->pieces[i].added |= b->pieces[i].kind == LM_PIECE_USER_DEFINED;
+}
+
+static int read_bert(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
+{
+    bool lowercase = true, strip = true;
+
+    if (lmi_bert_from_gguf(b, e) < 0 || lmi_vocab_index(b, e) < 0 || read_bert_ids(b, m, e) < 0 ||
+        lm_meta_get_bool(m, KEY "normalizer.lowercase", &lowercase, e) < 0)
+        return -1;
+    strip = lowercase;
+    if (lm_meta_get_bool(m, KEY "normalizer.strip_accents", &strip, e) < 0)
+        return -1;
+    mark_bert_special(b);
+    return lmi_bert_stages(b, (struct lmi_bert_flags){lowercase, true, true, strip == lowercase ? -1 : strip}, e);
+}
+
+/* ---- rwkv */
+
+static int read_rwkv(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
+{
+    (void)m;
+    return lmi_rwkv_from_gguf(b, e);
 }
 
 /* ---- gpt2 */
@@ -187,12 +281,73 @@ static int read_merges(struct lmi_vocab *b, const struct lm_meta *m, struct lm_e
     return 0;
 }
 
+/* Files of this kind may leave the list out: the ids are the ranks. */
+static int merges_from_ids(struct lmi_vocab *b, struct lm_err *e)
+{
+    struct lmi_ranks r = {0};
+    struct lm_arena scratch = {0};
+    int rc = 0;
+
+    for (size_t i = 0; i < b->v.n_pieces && rc == 0; i++) {
+        struct lm_span bytes = {0};
+        if (!b->pieces[i].in_model || b->pieces[i].kind != LM_PIECE_NORMAL)
+            continue;
+        rc = lmi_piece_bytes(&scratch, b->pieces[i].text, &bytes, e);
+        if (rc == 0)
+            rc = lmi_ranks_put(&r, bytes, i, e);
+    }
+    if (rc == 0)
+        rc = lmi_ranks_merges(b, &r, 0, e);
+    lmi_ranks_free(&r);
+    lm_arena_free(&scratch);
+    return rc;
+}
+
+/* Gemma's later vocabularies: pieces as SentencePiece writes them, with merges. */
+static int read_marked(struct lmi_vocab *b, struct lm_err *e)
+{
+    size_t n_bytes = 0;
+
+    b->v.algo = LM_VOCAB_SPM_BPE;
+    b->ranked = b->v.escape_whitespaces = b->v.fuse_unk = true;
+    for (size_t i = 0; i < b->v.n_pieces; i++) {
+        if (lmi_byte_piece(b->pieces[i].text) >= 0 && b->pieces[i].kind != LM_PIECE_CONTROL) {
+            b->pieces[i].kind = LM_PIECE_BYTE;
+            n_bytes++;
+        }
+        if (b->pieces[i].kind == LM_PIECE_UNKNOWN)
+            b->v.unk_id = (int64_t)i;
+    }
+    b->v.byte_fallback = n_bytes == 256;
+    (void)e;
+    lmi_vocab_scores_from_merges(b);
+    return 0;
+}
+
+/* Words are what stands between spaces, in the characters of the text. */
+static int read_whitespace(struct lmi_vocab *b, struct lm_err *e)
+{
+    json_t *split = json_pack("{ss}", "type", "WhitespaceSplit"), *fuse = json_pack("{ss}", "type", "Fuse");
+    struct lmi_stages s = {.pre_tokenizer = split, .decoder = fuse};
+
+    b->v.algo = LM_VOCAB_BPE;
+    b->staged = b->chained = true;
+    int rc = split && fuse ? lmi_pipeline_read(b, &s, e) : lmi_nomem_vocab(e);
+    b->v.pre_tokenizer = lm_span_str("{\"type\":\"WhitespaceSplit\"}");
+    b->v.decoder = lm_span_str("{\"type\":\"Fuse\"}");
+    json_decref(split);
+    json_decref(fuse);
+    return rc;
+}
+
 static int read_gpt2(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
 {
-    struct lm_span name = lm_span_str("default");
+    struct lm_span name = lm_span_str("default"), model = {0};
 
-    if (lm_meta_get_str(m, KEY "pre", &name, e) < 0)
+    if (lm_meta_get_str(m, KEY "model", &model, e) < 0 || lm_meta_get_str(m, KEY "pre", &name, e) < 0)
         return -1;
+    if (lm_span_eq(model, lm_span_str("gemma4")) || lm_span_eq(model, lm_span_str("whitespace")))
+        name = model;
     const struct lmi_pre_name *pre = lmi_pre_find(name);
     if (!pre)
         return lm_err_set(e, LM_UNSUPPORTED, "the pre-tokenizer '%.*s' (" KEY "pre) is not handled",
@@ -203,10 +358,26 @@ static int read_gpt2(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err
         return lmi_nomem_vocab(e);
     b->v.ignore_merges = pre->ignore_merges;
     b->v.add_bos = pre->add_bos;
-    if (lm_meta_get_bool(m, KEY "add_space_prefix", &b->v.add_prefix_space, e) < 0)
+    if (lm_meta_get_bool(m, KEY "add_space_prefix", &b->v.add_prefix_space, e) < 0 || lmi_vocab_index(b, e) < 0)
         return -1;
-    return lmi_vocab_index(b, e) < 0 ? -1 : read_merges(b, m, e);
+    if (strcmp(pre->name, "kimi-k2") == 0 && !lm_meta_get(m, KEY "merges"))
+        return merges_from_ids(b, e);
+    if (read_merges(b, m, e) < 0)
+        return -1;
+    return pre->family == LMI_MARKED ? read_marked(b, e) : pre->family == LMI_WHITESPACE ? read_whitespace(b, e) : 0;
 }
+
+static const struct gguf_kind {
+    const char *model;
+    enum lm_vocab_algo algo;
+    int (*read)(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e);
+} kinds[] = {
+    {"llama", LM_VOCAB_SPM_BPE, read_llama},   {"gpt2", LM_VOCAB_BYTE_BPE, read_gpt2},
+    {"t5", LM_VOCAB_UNIGRAM, read_t5},         {"bert", LM_VOCAB_WORDPIECE, read_bert},
+    {"rwkv", LM_VOCAB_GREEDY, read_rwkv},      {"gemma4", LM_VOCAB_BYTE_BPE, read_gpt2},
+    {"whitespace", LM_VOCAB_BYTE_BPE, read_gpt2},
+};
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 int lmi_gguf_vocab_read(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err *e)
 {
@@ -215,15 +386,17 @@ int lmi_gguf_vocab_read(struct lmi_vocab *b, const struct lm_meta *m, struct lm_
 
     if (rc <= 0 || lm_span_eq(model, lm_span_str("none")) || lm_span_eq(model, lm_span_str("no_vocab")))
         return rc < 0 ? -1 : 0;
-    bool llama = lm_span_eq(model, lm_span_str("llama"));
-    if (!llama && !lm_span_eq(model, lm_span_str("gpt2")))
-        return lm_err_set(e, LM_UNSUPPORTED, "the tokenizer '%.*s' (" KEY "model) is not handled; \"llama\" and "
-                                             "\"gpt2\" are", (int)(model.size < 80 ? model.size : 80),
-                          (const char *)model.data);
-    b->v.algo = llama ? LM_VOCAB_SPM_BPE : LM_VOCAB_BYTE_BPE;
+    const struct gguf_kind *kind = NULL;
+    for (size_t i = 0; i < N_KINDS && !kind; i++)
+        if (lm_span_eq(model, lm_span_str(kinds[i].model)))
+            kind = &kinds[i];
+    if (!kind)
+        return lm_err_set(e, LM_UNSUPPORTED, "the tokenizer '%.*s' (" KEY "model) is not handled; \"llama\", \"gpt2\", "
+                                             "\"t5\", \"bert\", \"rwkv\", \"gemma4\" and \"whitespace\" are",
+                          (int)(model.size < 80 ? model.size : 80), (const char *)model.data);
+    b->v.algo = kind->algo;
     b->v.source = "GGUF";
-    if (read_tokens(b, m, e) < 0 || (llama ? read_llama(b, m, e) : read_gpt2(b, m, e)) < 0 ||
-        read_special(b, m, e) < 0)
+    if (read_tokens(b, m, e) < 0 || kind->read(b, m, e) < 0 || read_special(b, m, e) < 0)
         return -1;
     return 1;
 }
@@ -238,7 +411,11 @@ static int nomem_meta(struct lm_err *e)
 /* llama.cpp looks for added tokens in the raw text, so theirs holds spaces. */
 static struct lm_span text_for_gguf(struct lm_arena *a, const struct lm_vocab *v, const struct lm_piece *p)
 {
-    if (v->algo != LM_VOCAB_SPM_BPE || p->kind != LM_PIECE_USER_DEFINED || !p->added)
+    if (v->algo == LM_VOCAB_WORDPIECE)
+        return lmi_bert_to_gguf(a, v, p);
+    if (v->algo == LM_VOCAB_GREEDY && p->kind == LM_PIECE_NORMAL)
+        return lmi_rwkv_to_gguf(a, p->text);
+    if (!lmi_is_spm(v) || p->kind != LM_PIECE_USER_DEFINED || !p->added)
         return p->text;
     uint8_t *out = lm_arena_alloc(a, p->text.size + 1);
     size_t n = 0;
@@ -323,7 +500,7 @@ static int write_merges(struct lm_meta *m, struct lm_arena *a, const struct lm_v
 static int write_special(struct lm_meta *m, const struct lm_vocab *v, struct lm_err *e)
 {
     struct lm_vocab copy = *v;
-    bool spm = v->algo == LM_VOCAB_SPM_BPE, bad = false;
+    bool spm = lmi_is_spm(v), bad = false;
 
     for (size_t i = 0; i < N_SPECIAL; i++) {
         int64_t id = *special_id(&copy, i);
@@ -331,11 +508,11 @@ static int write_special(struct lm_meta *m, const struct lm_vocab *v, struct lm_
         if (id >= 0)
             bad |= lm_meta_set_u32(m, special_keys[i].key, (uint32_t)id) < 0;
     }
-    bad |= lm_meta_set_bool(m, KEY "add_bos_token", v->add_bos && v->bos_id >= 0) < 0;
-    bad |= lm_meta_set_bool(m, KEY "add_eos_token", v->add_eos && v->eos_id >= 0) < 0;
+    bad |= lm_meta_set_bool(m, KEY "add_bos_token", v->add_bos && v->bos_id >= 0 && v->n_prefix_ids <= 1) < 0;
+    bad |= lm_meta_set_bool(m, KEY "add_eos_token", v->add_eos && v->eos_id >= 0 && v->n_suffix_ids <= 1) < 0;
     bad |= lm_meta_set_bool(m, KEY "add_space_prefix", (spm && v->add_dummy_prefix) || v->add_prefix_space) < 0;
-    if (spm && v->remove_extra_whitespaces)
-        bad |= lm_meta_set_bool(m, KEY "remove_extra_whitespaces", true) < 0;
+    if (spm && (v->remove_extra_whitespaces || v->algo == LM_VOCAB_UNIGRAM))
+        bad |= lm_meta_set_bool(m, KEY "remove_extra_whitespaces", v->remove_extra_whitespaces) < 0;
     if (v->charsmap.size)
         bad |= lm_meta_set_array(m, KEY "precompiled_charsmap", LM_META_U8, v->charsmap.data, v->charsmap.size) < 0;
     if (v->chat_template.size)
@@ -343,24 +520,85 @@ static int write_special(struct lm_meta *m, const struct lm_vocab *v, struct lm_
     return bad ? nomem_meta(e) : 0;
 }
 
+static int write_bert(struct lm_meta *m, const struct lm_vocab *v, struct lm_err *e)
+{
+    struct lmi_bert_flags f;
+    bool bad = false;
+
+    if (!lmi_bert_flags_of(v, &f) || !f.chinese_chars || !f.clean_text ||
+        !lm_span_eq(v->continuing_subword_prefix, lm_span_str("##")))
+        return lm_err_set(e, LM_UNSUPPORTED, "GGUF holds WordPiece vocabularies with BertNormalizer (clean_text, "
+                                             "handle_chinese_chars), BertPreTokenizer and \"##\" only");
+    for (size_t i = 0; i < sizeof bert_keys / sizeof *bert_keys; i++) {
+        struct lm_vocab copy = *v;
+        int64_t id = *(int64_t *)((char *)&copy + bert_keys[i].offset);
+        if (id >= 0)
+            bad |= lm_meta_set_u32(m, bert_keys[i].key, (uint32_t)id) < 0;
+    }
+    bad |= lm_meta_set_bool(m, KEY "normalizer.lowercase", f.lowercase) < 0;
+    bad |= lm_meta_set_bool(m, KEY "normalizer.strip_accents", f.strip_accents < 0 ? f.lowercase : f.strip_accents) < 0;
+    return bad ? nomem_meta(e) : 0;
+}
+
+static const struct gguf_kind *kind_of(const struct lm_vocab *v)
+{
+    for (size_t i = 0; i < N_KINDS; i++)
+        if (kinds[i].algo == v->algo)
+            return &kinds[i];
+    return NULL;
+}
+
 static int write_all(struct lm_meta *m, struct lm_arena *a, const struct lm_vocab *v, size_t n, struct lm_err *e)
 {
-    bool spm = v->algo == LM_VOCAB_SPM_BPE, bad = false;
+    bool spm = lmi_is_spm(v), bytes = v->algo == LM_VOCAB_BYTE_BPE, bad = false;
     struct columns c;
 
     if (fill_columns(&c, a, v, n, e) < 0 || check_distinct(&c, n, e) < 0)
         return -1;
-    bad |= lm_meta_set_str(m, KEY "model", lm_span_str(spm ? "llama" : "gpt2")) < 0;
-    bad |= lm_meta_set_str(m, KEY "pre", lm_span_str(spm ? "default" : v->pre)) < 0;
+    bad |= lm_meta_set_str(m, KEY "model", lm_span_str(kind_of(v)->model)) < 0;
+    bad |= lm_meta_set_str(m, KEY "pre", lm_span_str(bytes ? v->pre : "default")) < 0;
     bad |= lm_meta_set_strs(m, KEY "tokens", c.texts, n) < 0;
     if (spm)
         bad |= lm_meta_set_array(m, KEY "scores", LM_META_F32, c.scores, n) < 0;
     bad |= lm_meta_set_array(m, KEY "token_type", LM_META_I32, c.kinds, n) < 0;
     if (bad)
         return nomem_meta(e);
-    if (!spm && write_merges(m, a, v, e) < 0)
+    if ((bytes && write_merges(m, a, v, e) < 0) || (v->algo == LM_VOCAB_WORDPIECE && write_bert(m, v, e) < 0))
         return -1;
     return write_special(m, v, e);
+}
+
+static int shown(struct lm_span s)
+{
+    return s.size == 0 ? 4 : s.size < 200 ? (int)s.size : 200;
+}
+
+/* Appends to a note; returns its full length. */
+static size_t note(char *buf, size_t size, size_t n, const char *what)
+{
+    int k = snprintf(n < size ? buf + n : NULL, n < size ? size - n : 0, "%s%s", n ? "; " : "", what);
+
+    return n + (k > 0 ? (size_t)k : 0);
+}
+
+size_t lm_vocab_gguf_note(const struct lm_vocab *v, char *buf, size_t size)
+{
+    bool spaces = false;
+    size_t n = 0;
+
+    for (size_t i = 0; i < v->n_pieces; i++)
+        spaces |= v->pieces[i].lstrip || v->pieces[i].rstrip || v->pieces[i].single_word;
+    if (size > 0)
+        buf[0] = '\0';
+    if (v->nfc)
+        n = note(buf, size, n, "that text is normalized to NFC first");
+    if (v->add_prefix_space && v->algo == LM_VOCAB_BYTE_BPE)
+        n = note(buf, size, n, "that a space goes in front of a text (it can, but llama.cpp does not look)");
+    if (v->n_prefix_ids + v->n_suffix_ids > 0)
+        n = note(buf, size, n, "that more than one token goes in front of or behind a text");
+    if (spaces)
+        n = note(buf, size, n, "that added tokens take in the spaces around them or match whole words only");
+    return n;
 }
 
 int lm_vocab_to_meta(struct lm_meta *m, const struct lm_vocab *v, uint64_t vocab_size, struct lm_err *e)
@@ -375,7 +613,18 @@ int lm_vocab_to_meta(struct lm_meta *m, const struct lm_vocab *v, uint64_t vocab
         return lm_err_set(e, LM_UNSUPPORTED, "the pre-tokenizer of this vocabulary (%.*s) has no name in GGUF",
                           (int)(v->pre_pattern.size < 300 ? v->pre_pattern.size : 300),
                           (const char *)v->pre_pattern.data);
-    int rc = write_all(m, &a, v, n, e);
+    if (v->algo == LM_VOCAB_BPE)
+        return lm_err_set(e, LM_UNSUPPORTED, "GGUF's tokenizer keys cannot say what the stages of this tokenizer.json do: "
+                                             "normalizer %.*s, pre-tokenizer %.*s; keep the file beside the model",
+                          shown(v->normalizer), v->normalizer.size ? (const char *)v->normalizer.data : "none",
+                          shown(v->pre_tokenizer), v->pre_tokenizer.size ? (const char *)v->pre_tokenizer.data : "none");
+    if (!kind_of(v) || v->whitespace_as_suffix)
+        return lm_err_set(e, LM_UNSUPPORTED, "GGUF has no tokenizer of this kind (%s)",
+                          v->whitespace_as_suffix ? "the space goes behind a word" : v->source);
+    struct lmi_vocab spm;
+    int rc = v->algo == LM_VOCAB_UNIGRAM && !lmi_is_spm(v) ? lmi_unigram_as_spm(&spm, v, &a, e) : 0;
+    if (rc == 0)
+        rc = write_all(m, &a, v->algo == LM_VOCAB_UNIGRAM && !lmi_is_spm(v) ? &spm.v : v, n, e);
     lm_arena_free(&a);
     return rc;
 }

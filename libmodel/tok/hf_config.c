@@ -137,7 +137,7 @@ static int apply_tokenizer_config(struct lmi_vocab *b, const json_t *config, boo
     set_bool(config, "add_bos_token", &b->v.add_bos);
     set_bool(config, "add_eos_token", &b->v.add_eos);
     if (!complete) {
-        bool spm = b->v.algo == LM_VOCAB_SPM_BPE;
+        bool spm = lmi_is_spm(&b->v);
         set_bool(config, "add_prefix_space", spm ? &b->v.add_dummy_prefix : &b->v.add_prefix_space);
         set_bool(config, "legacy", &b->v.prefix_every_part);
     }

@@ -61,7 +61,7 @@ static json_t *added_list(const struct lm_vocab *v, struct lm_err *e)
     return list;
 }
 
-static int fill_vocab(json_t *vocab, const struct lm_vocab *v, struct lm_err *e)
+int lmi_fill_vocab(json_t *vocab, const struct lm_vocab *v, struct lm_err *e)
 {
     for (size_t i = 0; i < v->n_pieces; i++) {
         const struct lm_piece *p = &v->pieces[i];
@@ -87,6 +87,11 @@ static json_t *merge_list(const struct lm_vocab *v)
     return list;
 }
 
+static json_t *text_or_null(struct lm_span s)
+{
+    return s.size ? text_json(s) : json_null();
+}
+
 static json_t *model_json(const struct lm_vocab *v, struct lm_err *e)
 {
     json_t *m = typed("BPE"), *vocab = json_object();
@@ -94,14 +99,14 @@ static json_t *model_json(const struct lm_vocab *v, struct lm_err *e)
 
     json_object_set_new(m, "dropout", json_null());
     json_object_set_new(m, "unk_token", unk ? text_json(v->pieces[v->unk_id].text) : json_null());
-    json_object_set_new(m, "continuing_subword_prefix", json_null());
-    json_object_set_new(m, "end_of_word_suffix", json_null());
+    json_object_set_new(m, "continuing_subword_prefix", text_or_null(v->continuing_subword_prefix));
+    json_object_set_new(m, "end_of_word_suffix", text_or_null(v->end_of_word_suffix));
     json_object_set_new(m, "fuse_unk", json_boolean(v->fuse_unk));
     json_object_set_new(m, "byte_fallback", json_boolean(v->byte_fallback));
     json_object_set_new(m, "ignore_merges", json_boolean(v->ignore_merges));
     json_object_set_new(m, "vocab", vocab);
     json_object_set_new(m, "merges", merge_list(v));
-    if (fill_vocab(vocab, v, e) == 0)
+    if (lmi_fill_vocab(vocab, v, e) == 0)
         return m;
     json_decref(m);
     return NULL;
@@ -152,7 +157,7 @@ static json_t *spm_normalizer(const struct lm_vocab *v)
                      LMI_SPACE_MARK, replace);
 }
 
-static json_t *spm_decoder(const struct lm_vocab *v)
+json_t *lmi_spm_decoder_json(const struct lm_vocab *v)
 {
     json_t *list = json_pack("[{ss s{ss} ss} {ss} {ss}]", "type", "Replace", "pattern", "String", LMI_SPACE_MARK,
                              "content", " ", "type", "ByteFallback", "type", "Fuse");
@@ -206,23 +211,54 @@ static int dump(struct lmi_buf *out, json_t *root, struct lm_err *e)
     return 0;
 }
 
+/* A stage as the source declared it. */
+static json_t *source_stage(struct lm_span text)
+{
+    return text.size ? json_loadb((const char *)text.data, text.size, JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL) : json_null();
+}
+
+/* BPE behind stages that only their own words describe. */
+static json_t *staged_json(const struct lm_vocab *v, json_t *added, json_t *model)
+{
+    json_t *root = json_pack("{ss sn sn so}", "version", "1.0", "truncation", "padding", "added_tokens", added);
+
+    json_object_set_new(root, "normalizer", source_stage(v->normalizer));
+    json_object_set_new(root, "pre_tokenizer", source_stage(v->pre_tokenizer));
+    json_object_set_new(root, "post_processor", v->post_processor.size ? source_stage(v->post_processor) : post_processor(v));
+    json_object_set_new(root, "decoder", source_stage(v->decoder));
+    json_object_set_new(root, "model", model);
+    return root;
+}
+
 int lmi_tokenizer_json_write(struct lmi_buf *out, const struct lm_vocab *v, struct lm_err *e)
 {
     bool bytes = v->algo == LM_VOCAB_BYTE_BPE, meta = lmi_vocab_of(v)->metaspace;
+    bool bpe = bytes || v->algo == LM_VOCAB_SPM_BPE || v->algo == LM_VOCAB_BPE;
 
     if (bytes && v->add_prefix_space && !lm_span_eq(v->pre_pattern, lm_span_str(lmi_re_gpt2)))
         return lm_err_set(e, LM_UNSUPPORTED, "tokenizer.json cannot say that a space goes in front of a text when the "
                                              "pre-tokenizer is not GPT-2's");
-    json_t *added = added_list(v, e), *model = added ? model_json(v, e) : NULL;
+    json_t *added = added_list(v, e), *model = !added ? NULL : bpe ? model_json(v, e) : lmi_word_model_json(v, e);
     if (!model) {
         json_decref(added);
         return -1;
     }
+    if (v->algo == LM_VOCAB_BPE)
+        return dump(out, staged_json(v, added, model), e);
     json_t *root = json_pack("{ss sn sn so}", "version", "1.0", "truncation", "padding", "added_tokens", added);
+    if (!bpe) {
+        json_object_set_new(root, "normalizer", lmi_word_stage_json(v, LMI_STAGE_NORMALIZER));
+        json_object_set_new(root, "pre_tokenizer", lmi_word_stage_json(v, LMI_STAGE_PRE_TOKENIZER));
+        json_object_set_new(root, "post_processor", post_processor(v));
+        json_object_set_new(root, "decoder", lmi_word_stage_json(v, LMI_STAGE_DECODER));
+        json_object_set_new(root, "model", model);
+        return dump(out, root, e);
+    }
     json_object_set_new(root, "normalizer", bytes ? v->nfc ? typed("NFC") : json_null() : meta ? json_null() : spm_normalizer(v));
     json_object_set_new(root, "pre_tokenizer", bytes ? byte_pre_tokenizer(v) : meta ? metaspace(v) : json_null());
-    json_object_set_new(root, "post_processor", post_processor(v));
-    json_object_set_new(root, "decoder", bytes ? byte_level(true, true) : spm_decoder(v));
+    json_object_set_new(root, "post_processor",
+                        v->n_prefix_ids + v->n_suffix_ids ? source_stage(v->post_processor) : post_processor(v));
+    json_object_set_new(root, "decoder", bytes ? byte_level(true, true) : lmi_spm_decoder_json(v));
     json_object_set_new(root, "model", model);
     return dump(out, root, e);
 }
@@ -252,12 +288,12 @@ static json_t *added_decoder(const struct lm_vocab *v)
 
 int lmi_tokenizer_config_write(struct lmi_buf *out, const struct lm_vocab *v, struct lm_err *e)
 {
-    bool model = v->algo == LM_VOCAB_SPM_BPE && !lmi_vocab_of(v)->ranked;
+    bool model = v->algo == LM_VOCAB_SPM_BPE && !lmi_vocab_of(v)->ranked, bert = v->algo == LM_VOCAB_WORDPIECE;
     json_t *o = json_pack("{ss sb}", "tokenizer_class", model ? "LlamaTokenizer" : "PreTrainedTokenizerFast",
                           "clean_up_tokenization_spaces", 0);
 
-    set_token(o, "bos_token", v, v->bos_id);
-    set_token(o, "eos_token", v, v->eos_id);
+    set_token(o, bert ? "cls_token" : "bos_token", v, v->bos_id);
+    set_token(o, bert ? "sep_token" : "eos_token", v, v->eos_id);
     set_token(o, "unk_token", v, v->unk_id);
     set_token(o, "pad_token", v, v->pad_id);
     json_object_set_new(o, "add_bos_token", json_boolean(v->add_bos));
@@ -273,27 +309,71 @@ int lmi_tokenizer_config_write(struct lmi_buf *out, const struct lm_vocab *v, st
 
 /* ---- all of them */
 
+static bool wants_model(const struct lm_vocab *v)
+{
+    return lmi_is_spm(v) && !lmi_vocab_of(v)->ranked;
+}
+
+static int write_model(struct lmi_buf *out, const struct lm_vocab *v, struct lm_err *e)
+{
+    (void)e;
+    lmi_spm_write(out, v);
+    return 0;
+}
+
+/* Hugging Face loads a Unigram from tokenizer.json only. */
+static bool wants_json(const struct lm_vocab *v)
+{
+    return (!wants_model(v) && v->algo != LM_VOCAB_GREEDY) || (v->algo == LM_VOCAB_UNIGRAM && !v->whitespace_as_suffix);
+}
+
+static bool wants_rwkv(const struct lm_vocab *v)
+{
+    return v->algo == LM_VOCAB_GREEDY;
+}
+
+static int write_rwkv(struct lmi_buf *out, const struct lm_vocab *v, struct lm_err *e)
+{
+    (void)e;
+    lmi_rwkv_write(out, v);
+    return 0;
+}
+
+static bool wants_config(const struct lm_vocab *v)
+{
+    (void)v;
+    return true;
+}
+
+static const struct file_kind {
+    const char *name;
+    bool (*wanted)(const struct lm_vocab *v);
+    int (*write)(struct lmi_buf *out, const struct lm_vocab *v, struct lm_err *e);
+} file_kinds[] = {
+    {"tokenizer.model", wants_model, write_model},
+    {"tokenizer.json", wants_json, lmi_tokenizer_json_write},
+    {"rwkv_vocab_v20230424.txt", wants_rwkv, write_rwkv},
+    {"tokenizer_config.json", wants_config, lmi_tokenizer_config_write},
+};
+enum { N_FILE_KINDS = sizeof file_kinds / sizeof *file_kinds };
+
 int lm_vocab_to_files(const struct lm_vocab *v,
                       int (*emit)(void *user, const char *name, struct lm_span data, struct lm_err *e), void *user,
                       struct lm_err *e)
 {
-    bool model = v->algo == LM_VOCAB_SPM_BPE && !lmi_vocab_of(v)->ranked;
-    struct lmi_buf file = {0}, config = {0};
+    struct lmi_buf files[N_FILE_KINDS] = {{0}};
     int rc = 0;
 
-    if (model)
-        lmi_spm_write(&file, v);
-    else
-        rc = lmi_tokenizer_json_write(&file, v, e);
-    if (rc == 0)
-        rc = lmi_tokenizer_config_write(&config, v, e);
-    if (rc == 0 && (file.failed || config.failed))
-        rc = lm_err_set(e, LM_NOMEM, "out of memory for tokenizer files");
-    if (rc == 0)
-        rc = emit(user, model ? "tokenizer.model" : "tokenizer.json", lm_span_of(file.data, file.n), e);
-    if (rc == 0)
-        rc = emit(user, "tokenizer_config.json", lm_span_of(config.data, config.n), e);
-    lmi_buf_free(&file);
-    lmi_buf_free(&config);
+    /* All of them are made before the first is given away. */
+    for (size_t i = 0; i < N_FILE_KINDS && rc == 0; i++) {
+        rc = file_kinds[i].wanted(v) ? file_kinds[i].write(&files[i], v, e) : 0;
+        if (rc == 0 && files[i].failed)
+            rc = lm_err_set(e, LM_NOMEM, "out of memory for tokenizer files");
+    }
+    for (size_t i = 0; i < N_FILE_KINDS && rc == 0; i++)
+        if (file_kinds[i].wanted(v))
+            rc = emit(user, file_kinds[i].name, lm_span_of(files[i].data, files[i].n), e);
+    for (size_t i = 0; i < N_FILE_KINDS; i++)
+        lmi_buf_free(&files[i]);
     return rc;
 }

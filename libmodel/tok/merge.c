@@ -9,7 +9,8 @@ enum { SHORT = 64 };
 static bool make_slots(struct lmi_pairs *p, unsigned bits)
 {
     p->slots = malloc(sizeof *p->slots << bits);
-    if (!p->slots)
+    p->seen = calloc((size_t)1 << bits, 1);
+    if (!p->slots || !p->seen)
         return false;
     memset(p->slots, 0xff, sizeof *p->slots << bits);
     p->mask = ((size_t)1 << bits) - 1;
@@ -31,9 +32,18 @@ bool lmi_pairs_init(struct lmi_pairs *p, size_t n)
 void lmi_pairs_free(struct lmi_pairs *p)
 {
     free(p->slots);
+    free(p->seen);
     free(p->pairs);
+    p->seen = NULL;
     p->slots = NULL;
     p->pairs = NULL;
+}
+
+static void note_seen(struct lmi_pairs *p, uint64_t key)
+{
+    size_t bit = lmi_pairs_bit(p, key);
+
+    p->seen[bit / 64] |= (uint64_t)1 << bit % 64;
 }
 
 static size_t free_slot(const struct lmi_pairs *p, uint64_t key)
@@ -49,12 +59,19 @@ static bool grow_slots(struct lmi_pairs *p)
 {
     struct lmi_pairs bigger = *p;
 
-    if (!make_slots(&bigger, 64 - p->shift + 1))
+    bigger.slots = bigger.seen = NULL;
+    if (!make_slots(&bigger, 64 - p->shift + 1)) {
+        free(bigger.slots);
+        free(bigger.seen);
         return false;
+    }
     for (size_t i = 0; i <= p->mask; i++)
-        if (p->slots[i] != UINT64_MAX)
+        if (p->slots[i] != UINT64_MAX) {
             bigger.slots[free_slot(&bigger, p->slots[i] >> LMI_PAIR_BITS)] = p->slots[i];
+            note_seen(&bigger, p->slots[i] >> LMI_PAIR_BITS);
+        }
     free(p->slots);
+    free(p->seen);
     *p = bigger;
     return true;
 }
@@ -85,6 +102,7 @@ bool lmi_pairs_put(struct lmi_pairs *p, uint32_t left, uint32_t right, uint32_t 
         (p->n > (p->mask + 1) / 2 && !grow_slots(p)))
         return false;
     p->slots[free_slot(p, key)] = key << LMI_PAIR_BITS | p->n;
+    note_seen(p, key);
     p->pairs[p->n++] = (struct lmi_pair){order, result};
     return true;
 }
@@ -103,15 +121,29 @@ struct short_word {
     uint8_t next[SHORT + 1], prev[SHORT + 1]; /* next of the last: n; prev of the first: SHORT */
 };
 
-static void look_up(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t i, size_t n)
+static inline void set_pair(struct short_word *w, size_t i, const struct lmi_pair *pair)
 {
-    const struct lmi_pair *pair = w->next[i] < n ? lmi_pairs_get(p, ids[i], ids[w->next[i]]) : NULL;
-
     w->key[i] = pair ? (int32_t)(pair->order << PLACE_BITS | (uint32_t)i) : NO_PAIR;
     w->result[i] = pair ? pair->result : LMI_NONE;
 }
 
-static size_t begin_word(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t n)
+static void look_up(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t i, size_t n)
+{
+    set_pair(w, i, w->next[i] < n ? lmi_pairs_get(p, ids[i], ids[w->next[i]]) : NULL);
+}
+
+/* The pair of symbols i and i + 1, before any is merged. */
+static inline const struct lmi_pair *first_pair(const struct lmi_merge_scratch *s, const struct lmi_pairs *p,
+                                                const uint32_t *ids, size_t i)
+{
+    if (!s->first)
+        return lmi_pairs_get(p, ids[i], ids[i + 1]);
+    uint32_t at = s->first[s->bytes[i] << 8 | s->bytes[i + 1]];
+    return at ? &p->pairs[at - 1] : NULL;
+}
+
+static size_t begin_word(struct short_word *w, const struct lmi_merge_scratch *s, const struct lmi_pairs *p,
+                         const uint32_t *ids, size_t n)
 {
     size_t padded = (n + LANES - 1) / LANES * LANES;
 
@@ -119,9 +151,9 @@ static size_t begin_word(struct short_word *w, const struct lmi_pairs *p, const 
         w->next[i] = (uint8_t)(i + 1);
         w->prev[i] = (uint8_t)(i ? i - 1 : SHORT);
     }
-    for (size_t i = 0; i < n; i++)
-        look_up(w, p, ids, i, n);
-    for (size_t i = n; i < padded; i++)
+    for (size_t i = 0; i + 1 < n; i++)
+        set_pair(w, i, first_pair(s, p, ids, i));
+    for (size_t i = n - 1; i < padded; i++)
         w->key[i] = NO_PAIR;
     return padded;
 }
@@ -140,10 +172,20 @@ static int32_t smallest(const int32_t *key, size_t padded)
     return m[0];
 }
 
-static size_t merge_short(const struct lmi_pairs *p, uint32_t *ids, size_t n)
+/* Symbol `kept` of the result is the one that began at i and reaches to next. */
+static void add_sizes(uint32_t *sizes, size_t kept, size_t i, size_t next)
+{
+    uint32_t sum = 0;
+
+    for (; i < next; i++)
+        sum += sizes[i];
+    sizes[kept] = sum;
+}
+
+static size_t merge_short(struct lmi_merge_scratch *s, const struct lmi_pairs *p, uint32_t *ids, size_t n)
 {
     struct short_word w;
-    size_t padded = begin_word(&w, p, ids, n), kept = 0;
+    size_t padded = begin_word(&w, s, p, ids, n), kept = 0;
 
     for (int32_t best; (best = smallest(w.key, padded)) != NO_PAIR;) {
         size_t i = (size_t)best % SHORT, j = w.next[i];
@@ -155,8 +197,11 @@ static size_t merge_short(const struct lmi_pairs *p, uint32_t *ids, size_t n)
         if (w.prev[i] < SHORT)
             look_up(&w, p, ids, w.prev[i], n);
     }
-    for (size_t i = 0; i < n; i = w.next[i])
+    for (size_t i = 0; i < n; i = w.next[i]) {
+        if (s->sizes)
+            add_sizes(s->sizes, kept, i, w.next[i]);
         ids[kept++] = ids[i];
+    }
     return kept;
 }
 
@@ -225,12 +270,8 @@ static struct lmi_entry heap_pop(struct lmi_merge_scratch *s)
     return top;
 }
 
-static void queue_pair(struct lmi_merge_scratch *s, const struct lmi_pairs *p, const uint32_t *ids, uint32_t left,
-                       uint32_t right)
+static void queue(struct lmi_merge_scratch *s, const struct lmi_pair *pair, const uint32_t *ids, uint32_t left, uint32_t right)
 {
-    if (left == END || right == END)
-        return;
-    const struct lmi_pair *pair = lmi_pairs_get(p, ids[left], ids[right]);
     if (!pair)
         return;
     heap_push(s, (struct lmi_entry){(uint64_t)pair->order << 32 | left, ids[left], ids[right]});
@@ -238,6 +279,13 @@ static void queue_pair(struct lmi_merge_scratch *s, const struct lmi_pairs *p, c
         s->halves[pair->result][0] = ids[left];
         s->halves[pair->result][1] = ids[right];
     }
+}
+
+static void queue_pair(struct lmi_merge_scratch *s, const struct lmi_pairs *p, const uint32_t *ids, uint32_t left,
+                       uint32_t right)
+{
+    if (left != END && right != END)
+        queue(s, lmi_pairs_get(p, ids[left], ids[right]), ids, left, right);
 }
 
 static void merge_at(struct lmi_merge_scratch *s, const struct lmi_pairs *p, uint32_t *ids, uint32_t left)
@@ -262,7 +310,7 @@ static size_t merge_long(struct lmi_merge_scratch *s, const struct lmi_pairs *p,
     for (uint32_t i = 0; i < n; i++)
         s->nodes[i] = (struct lmi_node){i == 0 ? END : i - 1, i + 1 == n ? END : i + 1};
     for (uint32_t i = 1; i < n; i++)
-        queue_pair(s, p, ids, i - 1, i);
+        queue(s, first_pair(s, p, ids, i - 1), ids, i - 1, i);
     while (s->n_heap > 0) {
         struct lmi_entry top = heap_pop(s);
         uint32_t left = (uint32_t)top.key, right = s->nodes[left].next;
@@ -270,8 +318,11 @@ static size_t merge_long(struct lmi_merge_scratch *s, const struct lmi_pairs *p,
             merge_at(s, p, ids, left);
     }
     size_t kept = 0;
-    for (uint32_t i = 0; i != END; i = s->nodes[i].next)
+    for (uint32_t i = 0; i != END; i = s->nodes[i].next) {
+        if (s->sizes)
+            add_sizes(s->sizes, kept, i, s->nodes[i].next == END ? n : s->nodes[i].next);
         ids[kept++] = ids[i];
+    }
     return kept;
 }
 
@@ -279,5 +330,5 @@ size_t lmi_merge(struct lmi_merge_scratch *s, const struct lmi_pairs *p, uint32_
 {
     if (n < 2)
         return n;
-    return n <= SHORT && !s->unused ? merge_short(p, ids, n) : merge_long(s, p, ids, n);
+    return n <= SHORT && !s->unused ? merge_short(s, p, ids, n) : merge_long(s, p, ids, n);
 }

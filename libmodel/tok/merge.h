@@ -20,6 +20,7 @@ struct lmi_pairs {
         uint32_t order, result;
     } *pairs;
     size_t n, capacity;
+    uint64_t *seen; /* 8 bits a slot, one of them set for every pair: most look-ups end here, near in memory */
 };
 
 /* Room for n (it grows); false when out of memory. */
@@ -34,11 +35,20 @@ static inline size_t lmi_pairs_hash(const struct lmi_pairs *p, uint64_t key)
     return (size_t)(key * p->multiplier >> p->shift);
 }
 
+/* The pair's bit of `seen`: the bits of the product below those of its slot. */
+static inline size_t lmi_pairs_bit(const struct lmi_pairs *p, uint64_t key)
+{
+    return (size_t)(key * p->multiplier >> (p->shift - 3));
+}
+
 static inline const struct lmi_pair *lmi_pairs_get(const struct lmi_pairs *p, uint32_t left, uint32_t right)
 {
     uint64_t key = (uint64_t)left << LMI_ID_BITS | right;
 
     if ((left | right) >> LMI_ID_BITS) /* LMI_NONE and the like */
+        return NULL;
+    size_t bit = lmi_pairs_bit(p, key);
+    if (!(p->seen[bit / 64] >> bit % 64 & 1))
         return NULL;
     for (size_t i = lmi_pairs_hash(p, key);; i = (i + 1) & p->mask) {
         uint64_t s = p->slots[i];
@@ -59,6 +69,10 @@ struct lmi_merge_scratch {
      * queued last (SentencePiece takes such pieces apart again by them). */
     const uint8_t *unused;
     uint32_t (*halves)[2];
+    uint32_t *sizes; /* when set: of every symbol, added up like the symbols are merged */
+    /* When set: the symbols are these bytes, and first[a << 8 | b] is the place + 1 of the pair of two. */
+    const uint8_t *bytes;
+    const uint32_t *first;
 };
 void lmi_merge_scratch_free(struct lmi_merge_scratch *s);
 

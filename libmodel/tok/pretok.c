@@ -4,11 +4,15 @@
 
 #include "libmodel/tok/unicode.h"
 
-/* A step: a scanner that covers the text, a run of some classes, or a regex. */
+/* A step: a scanner that covers the text, one that may not, a run of some
+ * classes, digits by three from the end of their run, or a regex. */
+enum thousands { NO_THOUSANDS, ANY_RUN, BEFORE_NO_WORD, PLACES_ONLY };
 struct step {
     size_t (*scan)(struct lm_span text, size_t pos);
+    size_t (*match)(struct lm_span text, size_t pos);
+    enum thousands thousands;
     struct run {
-        uint8_t classes;   /* 0: not a run */
+        uint16_t classes;  /* 0: not a run */
         bool space_before; /* \s? in front */
         size_t max;        /* characters, not counting the space */
     } run;
@@ -30,6 +34,11 @@ static const struct {
     {"[\r\n]", {.run = {LMI_CRLF, false, 1}}},
     {"\\s?\\p{L}+", {.run = {LMI_L, true, SIZE_MAX}}},
     {"\\s?\\p{P}+", {.run = {LMI_P, true, SIZE_MAX}}},
+    {lmi_re_deepseek3, {.match = lmi_match_deepseek3}},
+    {lmi_re_thousands, {.thousands = ANY_RUN}},
+    {lmi_re_thousands_word, {.thousands = BEFORE_NO_WORD}},
+    {lmi_re_thousands_before, {.thousands = PLACES_ONLY}},
+    {lmi_re_cl100k, {.scan = lmi_scan_cl100k}},
     {"[一-龥ࠀ-一가-퟿]+", {.run = {LMI_CJK, false, SIZE_MAX}}},
 };
 
@@ -37,17 +46,18 @@ static const struct {
 static const struct {
     const char *name;
     size_t (*scan)(struct lm_span text, size_t pos);
-} scanners[] = {{"gpt-2", lmi_scan_gpt2}, {"llama3", lmi_scan_llama3}, {"qwen2", lmi_scan_qwen2}};
+} scanners[] = {{"gpt-2", lmi_scan_gpt2}, {"llama3", lmi_scan_llama3}, {"qwen2", lmi_scan_qwen2}, {"qwen35", lmi_scan_qwen35},
+                {"gpt-4o", lmi_scan_o200k}, {"tekken", lmi_scan_tekken}, {"kimi-k2", lmi_scan_kimi}};
 
 static int new_step(struct step *s, struct lm_span regex, struct lm_err *e)
 {
     for (size_t i = 0; i < sizeof scanners / sizeof *scanners; i++)
-        if (lm_span_eq(regex, lm_span_str(lmi_pre_find(lm_span_str(scanners[i].name))->steps[0]))) {
+        if (lmi_same_regex(regex, lm_span_str(lmi_pre_find(lm_span_str(scanners[i].name))->steps[0]))) {
             s->scan = scanners[i].scan;
             return 0;
         }
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (lm_span_eq(regex, lm_span_str(known[i].regex))) {
+        if (lmi_same_regex(regex, lm_span_str(known[i].regex))) {
             *s = known[i].step;
             return 0;
         }
@@ -91,6 +101,26 @@ void lmi_pretok_free(struct lmi_pretok *p)
     free(p);
 }
 
+/* Digits and line ends hold no such place; regexes that we do not know may. */
+static bool stays_apart(const struct step *s)
+{
+    return s->thousands || (s->run.classes && !s->run.space_before && !(s->run.classes & (LMI_L | LMI_SPACE)));
+}
+
+bool lmi_pretok_splits_words(const struct lmi_pretok *p)
+{
+    bool splits = false;
+
+    for (size_t i = 0; i < p->n_steps; i++) {
+        const struct step *s = &p->steps[i];
+        if (s->scan || s->match)
+            splits = true;
+        else if (!stays_apart(s))
+            return false;
+    }
+    return splits;
+}
+
 /* ---- running */
 
 struct state {
@@ -99,10 +129,13 @@ struct state {
     int (*word)(void *user, size_t begin, size_t end);
     void *user;
     struct lmi_regex_run runs[LMI_MAX_STEPS];
+    struct digits { /* what is known of the run of digits in work */
+        size_t at, end, left; /* bytes of the piece; characters from `at` to `end` */
+    } digits[LMI_MAX_STEPS];
     struct lm_err *e;
 };
 
-static inline bool in_class(struct lm_span t, size_t pos, uint8_t classes, size_t *width)
+static inline bool in_class(struct lm_span t, size_t pos, unsigned classes, size_t *width)
 {
     *width = lmi_utf8_width(t.data[pos]);
     return lmi_class_of(lmi_utf8_get(t.data + pos)) & classes;
@@ -133,12 +166,86 @@ static int find_run(const struct run *r, struct lm_span t, size_t from, size_t *
     return 0;
 }
 
-static int find(struct state *s, size_t k, struct lm_span t, size_t from, size_t *begin, size_t *end)
+static int find_match(const struct step *step, struct lm_span t, size_t from, size_t *begin, size_t *end)
+{
+    for (size_t pos = from; pos < t.size; pos += lmi_utf8_width(t.data[pos])) {
+        *end = step->match(t, pos);
+        if (*end > pos) {
+            *begin = pos;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* \w of the library that runs these regexes, for what may follow a digit. */
+static bool is_word(struct lm_span t, size_t pos)
+{
+    uint32_t c = pos < t.size ? lmi_utf8_get(t.data + pos) : ' ';
+
+    return (lmi_class_of(c) & LMI_WORD && c != 0x200c && c != 0x200d) || c == 0xb2 || c == 0xb3 || c == 0xb9 ||
+           (c >= 0xbc && c <= 0xbe);
+}
+
+static size_t skip_chars(struct lm_span t, size_t pos, size_t n)
+{
+    for (; n > 0; n--)
+        pos += lmi_utf8_width(t.data[pos]);
+    return pos;
+}
+
+/* The run of digits at or after pos, in d; false: none left. */
+static bool digits_from(const struct step *step, struct lm_span t, size_t pos, struct digits *d)
+{
+    unsigned classes = step->thousands == ANY_RUN ? LMI_N : LMI_ND;
+    size_t width;
+
+    if (d->at == pos && pos < d->end)
+        return true;
+    while (pos < t.size && !in_class(t, pos, classes, &width))
+        pos += width;
+    *d = (struct digits){pos, pos, 0};
+    while (d->end < t.size && in_class(t, d->end, classes, &width)) {
+        d->end += width;
+        d->left++;
+    }
+    return d->left > 0;
+}
+
+/* Counted once a run, so that a long number takes linear time. */
+static int find_thousands(const struct step *step, struct lm_span t, size_t from, size_t last_end, struct digits *d,
+                          size_t *begin, size_t *end)
+{
+    while (digits_from(step, t, from, d)) {
+        size_t n = d->left % 3 ? d->left % 3 : 3;
+        if (step->thousands == BEFORE_NO_WORD && is_word(t, d->end)) {
+            from = d->end;
+            continue;
+        }
+        *begin = d->at;
+        if (step->thousands == PLACES_ONLY && n == 3 && d->at != last_end) {
+            *end = d->at;
+            return 1;
+        }
+        from = d->at = skip_chars(t, d->at, n);
+        d->left -= n;
+        *end = d->at;
+        if (step->thousands != PLACES_ONLY)
+            return 1;
+    }
+    return 0;
+}
+
+static int find(struct state *s, size_t k, struct lm_span t, size_t from, size_t last_end, size_t *begin, size_t *end)
 {
     const struct step *step = &s->p->steps[k];
 
     if (step->regex)
-        return lmi_regex_find(step->regex, &s->runs[k], t, from, begin, end, s->e);
+        return lmi_regex_find(step->regex, &s->runs[k], t, from, last_end, begin, end, s->e);
+    if (step->match)
+        return find_match(step, t, from, begin, end);
+    if (step->thousands)
+        return find_thousands(step, t, from, last_end, &s->digits[k], begin, end);
     return find_run(&step->run, t, from, begin, end);
 }
 
@@ -158,8 +265,10 @@ static int split(struct state *s, size_t k, size_t begin, size_t end)
             return -1;
         pos = next;
     }
-    for (size_t b, e; pos < t.size; pos = e) {
-        int rc = find(s, k, t, pos, &b, &e);
+    size_t last = SIZE_MAX;
+    s->digits[k] = (struct digits){0, 0, 0};
+    for (size_t b, e; pos < t.size; pos = last = e) {
+        int rc = find(s, k, t, pos, last, &b, &e);
         if (rc < 0)
             return -1;
         if (rc == 0)

@@ -6,7 +6,8 @@
 
 /* Class and width of the character at pos, both 0 at the end. */
 struct character {
-    uint8_t class, width;
+    uint16_t class;
+    uint8_t width;
 };
 
 static inline struct character at(struct lm_span t, size_t pos)
@@ -16,11 +17,11 @@ static inline struct character at(struct lm_span t, size_t pos)
     uint8_t b = t.data[pos];
     if (b < 0x80)
         return (struct character){lmi_class_table[b], 1};
-    return (struct character){lmi_class_of(lmi_utf8_get(t.data + pos)), (uint8_t)lmi_utf8_width(b)};
+    return (struct character){(uint16_t)lmi_class_of(lmi_utf8_get(t.data + pos)), (uint8_t)lmi_utf8_width(b)};
 }
 
 /* End of the run of characters with one of these classes. */
-static inline size_t run_of(struct lm_span t, size_t pos, uint8_t classes)
+static inline size_t run_of(struct lm_span t, size_t pos, unsigned classes)
 {
     for (struct character c; (c = at(t, pos)).class & classes;)
         pos += c.width;
@@ -28,7 +29,7 @@ static inline size_t run_of(struct lm_span t, size_t pos, uint8_t classes)
 }
 
 /* End of the run of characters with none of these classes. */
-static inline size_t run_without(struct lm_span t, size_t pos, uint8_t classes)
+static inline size_t run_without(struct lm_span t, size_t pos, unsigned classes)
 {
     for (struct character c; (c = at(t, pos)).width && !(c.class & classes);)
         pos += c.width;
@@ -115,6 +116,20 @@ static size_t digits(struct lm_span t, size_t pos, size_t max)
     return pos;
 }
 
+/* ` ?[^\s\p{L}\p{N}]+` and what may follow it; pos when there is none. */
+static inline size_t marks(struct lm_span t, size_t pos, unsigned letters, bool slash)
+{
+    size_t word = t.data[pos] == ' ' ? pos + 1 : pos;
+    struct character w = at(t, word);
+
+    if (w.width == 0 || w.class & (letters | LMI_N | LMI_SPACE))
+        return pos;
+    size_t end = run_of(t, run_without(t, word, letters | LMI_N | LMI_SPACE), LMI_CRLF);
+    while (slash && end < t.size && (t.data[end] == '/' || t.data[end] == '\r' || t.data[end] == '\n'))
+        end++;
+    return end;
+}
+
 static inline size_t scan_cl100k(struct lm_span t, size_t pos, size_t max_digits)
 {
     struct character c = at(t, pos);
@@ -131,11 +146,8 @@ static inline size_t scan_cl100k(struct lm_span t, size_t pos, size_t max_digits
     struct character next = at(t, pos + c.width);
     if (!(c.class & LMI_CRLF) && next.class & LMI_L)
         return run_of(t, pos + c.width, LMI_L);
-    size_t word = t.data[pos] == ' ' ? pos + 1 : pos;
-    struct character w = word > pos ? next : c;
-    if (w.width && !(w.class & (LMI_L | LMI_N | LMI_SPACE)))
-        return run_of(t, run_without(t, word, LMI_L | LMI_N | LMI_SPACE), LMI_CRLF);
-    return spaces_or_lines(t, pos);
+    size_t end = marks(t, pos, LMI_L, false);
+    return end > pos ? end : spaces_or_lines(t, pos);
 }
 
 size_t lmi_scan_llama3(struct lm_span t, size_t pos)
@@ -146,4 +158,133 @@ size_t lmi_scan_llama3(struct lm_span t, size_t pos)
 size_t lmi_scan_qwen2(struct lm_span t, size_t pos)
 {
     return scan_cl100k(t, pos, 1);
+}
+
+/* \s++$ takes all spaces at the end of the text, lines or not. */
+size_t lmi_scan_cl100k(struct lm_span t, size_t pos)
+{
+    if (at(t, pos).class & LMI_SPACE && run_of(t, pos, LMI_SPACE) == t.size && !(at(t, pos + 1).class & LMI_L))
+        return t.size;
+    return scan_cl100k(t, pos, 3);
+}
+
+size_t lmi_scan_qwen35(struct lm_span t, size_t pos)
+{
+    struct character c = at(t, pos);
+
+    if (c.class & (LMI_L | LMI_M))
+        return run_of(t, pos, LMI_L | LMI_M);
+    if (t.data[pos] == '\'') {
+        size_t end = contraction(t, pos, true);
+        if (end > pos)
+            return end;
+    }
+    if (c.class & LMI_N)
+        return pos + c.width;
+    if (!(c.class & LMI_CRLF) && at(t, pos + c.width).class & (LMI_L | LMI_M))
+        return run_of(t, pos + c.width, LMI_L | LMI_M);
+    size_t end = marks(t, pos, LMI_L | LMI_M, false);
+    return end > pos ? end : spaces_or_lines(t, pos);
+}
+
+/* ---- o200k: upper case first, then lower; letters without case are both */
+
+/* [upper]*[lower]+ from pos, else [upper]+; pos when there is neither. Backing
+ * out of [upper]* ends behind its last letter that may also be lower. */
+static inline size_t cased_word(struct lm_span t, size_t pos, unsigned not, bool *lower)
+{
+    size_t end = pos, both = pos;
+    struct character c;
+
+    while ((c = at(t, end)).class & LMI_UP && !(c.class & not)) {
+        end += c.width;
+        if (c.class & LMI_LOW)
+            both = end;
+    }
+    if (c.class & LMI_LOW && !(c.class & not)) {
+        do
+            end += c.width;
+        while ((c = at(t, end)).class & LMI_LOW && !(c.class & not));
+        both = end;
+    }
+    *lower = both > pos;
+    return both > pos ? both : end;
+}
+
+/* The word with or without a character in front; pos when there is none. With
+ * lower-case letters it is taken before without, with the character before
+ * without it. */
+static inline size_t o200k_word(struct lm_span t, size_t pos, unsigned not)
+{
+    struct character c = at(t, pos);
+    size_t lead = c.class & (LMI_L | LMI_N | LMI_CRLF) ? pos : pos + c.width;
+    bool lower, lower_alone;
+    size_t end = cased_word(t, lead, not, &lower);
+
+    if (lower || lead == pos)
+        return end;
+    size_t alone = c.class & LMI_M ? cased_word(t, pos, not, &lower_alone) : pos;
+    return alone > pos ? alone : end > lead ? end : pos;
+}
+
+static inline size_t scan_o200k(struct lm_span t, size_t pos, size_t max_digits, bool contractions, bool slash, unsigned not)
+{
+    size_t end = o200k_word(t, pos, not);
+
+    if (end > pos)
+        return contractions && end < t.size && t.data[end] == '\'' ? contraction(t, end, true) : end;
+    if (at(t, pos).class & LMI_N)
+        return digits(t, pos, max_digits);
+    end = marks(t, pos, LMI_L, slash);
+    return end > pos ? end : spaces_or_lines(t, pos);
+}
+
+size_t lmi_scan_o200k(struct lm_span t, size_t pos)
+{
+    return scan_o200k(t, pos, 3, true, true, 0);
+}
+
+size_t lmi_scan_tekken(struct lm_span t, size_t pos)
+{
+    return scan_o200k(t, pos, 1, false, true, 0);
+}
+
+size_t lmi_scan_kimi(struct lm_span t, size_t pos)
+{
+    size_t end = run_of(t, pos, LMI_HAN);
+
+    if (end > pos)
+        return end;
+    end = o200k_word(t, pos, LMI_HAN);
+    if (end > pos)
+        return end < t.size && t.data[end] == '\'' ? contraction(t, end, true) : end;
+    if (at(t, pos).class & LMI_N)
+        return digits(t, pos, 3);
+    end = marks(t, pos, LMI_L, false);
+    return end > pos ? end : spaces_or_lines(t, pos);
+}
+
+/* ---- DeepSeek V3's last regex does not cover every text */
+
+static inline bool ascii_letter(uint8_t c)
+{
+    return (c | 32) >= 'a' && (c | 32) <= 'z';
+}
+
+size_t lmi_match_deepseek3(struct lm_span t, size_t pos)
+{
+    struct character c = at(t, pos);
+    size_t next = pos + c.width;
+
+    if (c.width == 1 && c.class & (LMI_P | LMI_S) && next < t.size && ascii_letter(t.data[next])) {
+        while (next < t.size && ascii_letter(t.data[next]))
+            next++;
+        return next;
+    }
+    if (c.class & (LMI_L | LMI_M) || (!(c.class & (LMI_P | LMI_S | LMI_CRLF)) && at(t, next).class & (LMI_L | LMI_M)))
+        return run_of(t, next, LMI_L | LMI_M);
+    size_t word = t.data[pos] == ' ' ? next : pos, end = run_of(t, word, LMI_P | LMI_S);
+    if (end > word)
+        return run_of(t, end, LMI_CRLF);
+    return c.class & LMI_SPACE ? spaces_or_lines(t, pos) : pos;
 }

@@ -1,6 +1,7 @@
-/* SentencePiece's BPE (bpe_model.cc, normalizer.cc), and what HF's conversions
- * of such models do. The text is normalized, user-defined symbols are taken out
- * whole, and between them symbols (at first: characters) are merged.
+/* SentencePiece's BPE (bpe_model.cc), and what HF's conversions of such models
+ * do. The text is normalized, user-defined symbols are taken out whole, and
+ * between them symbols (at first: characters) are merged. Its other models share
+ * what stands around the merging; to them such symbols are pieces like others.
  *
  * The library merges a whole text at once. We cut it where no merge can cross,
  * which gives the same ids: between characters that stand side by side in no
@@ -11,103 +12,9 @@
 #include "libmodel/tok/engine.h"
 #include "libmodel/tok/unicode.h"
 
-/* ---- normalizer */
-
-struct normalizer {
-    const struct lm_tokenizer *t;
-    struct lmi_normal *out;
-    size_t base;
-    bool with_map, after_space;
-};
-
-/* What stands for the next bytes of text: a symbol and a character as they are,
- * a rule's replacement, U+FFFD for an ill-formed byte. Returns how many bytes. */
-static size_t next_chunk(const struct lm_tokenizer *t, struct lm_span text, struct lm_span *chunk)
-{
-    const struct lmi_added_item *symbol = lmi_added_at(&t->symbols, text);
-    size_t n = symbol ? 0 : lmi_charsmap_match(&t->charsmap, text, chunk);
-
-    if (n > 0)
-        return n;
-    n = symbol ? symbol->text.size : lmi_utf8_step(text.data, text.size);
-    *chunk = n ? lm_span_of(text.data, n) : lm_span_str("\xef\xbf\xbd");
-    return n ? n : 1;
-}
-
-/* A chunk that came from byte `from`, with U+2581 as ' '. */
-static void put_chunk(struct normalizer *z, struct lm_span s, size_t from)
-{
-    bool escape = z->t->v->escape_whitespaces;
-
-    for (size_t i = 0; i < s.size;) {
-        bool mark = escape && s.size - i >= 3 && memcmp(s.data + i, LMI_SPACE_MARK, 3) == 0;
-        size_t n = mark ? 3 : 1;
-        lmi_normal_add(z->out, mark ? (const uint8_t *)" " : s.data + i, 1, from, z->with_map);
-        i += n;
-    }
-}
-
-static bool is_space(struct lm_span s)
-{
-    return s.size == 1 && s.data[0] == ' ';
-}
-
-static size_t skip_leading(const struct lm_tokenizer *t, struct lm_span text)
-{
-    size_t pos = 0;
-    struct lm_span chunk;
-
-    while (pos < text.size) {
-        size_t n = next_chunk(t, lm_span_of(text.data + pos, text.size - pos), &chunk);
-        if (!is_space(chunk))
-            break;
-        pos += n;
-    }
-    return pos;
-}
-
-/* Trailing spaces go; the end is then where the first of them came from. */
-static size_t drop_trailing(struct normalizer *z, size_t end)
-{
-    struct lmi_normal *o = z->out;
-
-    while (o->n > 0 && o->text[o->n - 1] == ' ') {
-        o->n--;
-        if (z->with_map)
-            end = o->map[o->n];
-    }
-    return end;
-}
-
-int lmi_spm_normalize(const struct lm_tokenizer *t, struct lm_span text, size_t base, bool prefix, bool with_map,
-                      struct lmi_normal *out, struct lm_err *e)
-{
-    bool remove = t->v->remove_extra_whitespaces;
-    struct normalizer z = {t, out, base, with_map, remove};
-    size_t pos = remove ? skip_leading(t, text) : 0;
-
-    if (pos < text.size && prefix)
-        lmi_normal_add(out, (const uint8_t *)" ", 1, base + pos, with_map);
-    while (pos < text.size && !out->failed) {
-        struct lm_span chunk;
-        size_t n = next_chunk(t, lm_span_of(text.data + pos, text.size - pos), &chunk);
-        while (z.after_space && chunk.size > 0 && chunk.data[0] == ' ')
-            chunk = lm_span_of(chunk.data + 1, chunk.size - 1);
-        put_chunk(&z, chunk, base + pos);
-        if (chunk.size > 0)
-            z.after_space = remove && chunk.data[chunk.size - 1] == ' ';
-        pos += n;
-    }
-    size_t end = base + pos;
-    if (remove && !out->failed)
-        end = drop_trailing(&z, end);
-    lmi_normal_end(out, end, with_map);
-    return out->failed ? lm_err_set(e, LM_NOMEM, "out of memory for a normalized text") : 0;
-}
-
 /* ---- symbols to ids */
 
-static void emit_unknown(struct lmi_call *c, size_t begin, size_t end)
+static void emit_unk(struct lmi_call *c, size_t begin, size_t end)
 {
     const struct lm_vocab *v = c->t->v;
     struct lm_ids *o = c->out;
@@ -123,25 +30,36 @@ static void emit_unknown(struct lmi_call *c, size_t begin, size_t end)
     c->unk_end = o->n;
 }
 
-/* A character that is no piece. The merged text's ' ' is U+2581 outside. */
-static void emit_character(struct lmi_call *c, size_t begin, size_t end)
+/* One byte of the merged text; its ' ' is U+2581 outside, three ids for one byte. */
+static void emit_byte(struct lmi_call *c, size_t at)
 {
-    struct lm_span s = lm_span_of(c->part.data + begin, end - begin);
     const uint32_t *byte_id = c->t->byte_id;
 
-    if (c->t->v->escape_whitespaces && is_space(s)) {
-        s = lm_span_str(LMI_SPACE_MARK);
-        c->no_cache = true; /* three ids for one byte */
+    if (c->part.data[at] != ' ' || !c->t->v->escape_whitespaces) {
+        lmi_call_emit(c, byte_id[c->part.data[at]], at, at + 1);
+        return;
     }
-    for (size_t i = 0; i < s.size; i++)
-        if (!c->t->v->byte_fallback || byte_id[s.data[i]] == LMI_NONE) {
-            emit_unknown(c, begin, end);
+    c->no_cache = true;
+    for (size_t i = 0; i < 3; i++)
+        lmi_call_emit(c, byte_id[(uint8_t)LMI_SPACE_MARK[i]], i ? at + 1 : at, at + 1);
+}
+
+static bool has_byte_id(const struct lm_tokenizer *t, uint8_t byte)
+{
+    if (byte != ' ' || !t->v->escape_whitespaces)
+        return t->byte_id[byte] != LMI_NONE;
+    return t->byte_id[0xe2] != LMI_NONE && t->byte_id[0x96] != LMI_NONE && t->byte_id[0x81] != LMI_NONE;
+}
+
+void lmi_spm_emit_unknown(struct lmi_call *c, size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++)
+        if (!c->t->v->byte_fallback || !has_byte_id(c->t, c->part.data[i])) {
+            emit_unk(c, begin, end);
             return;
         }
-    for (size_t i = 0; i < s.size; i++) {
-        size_t at = begin + i < end ? begin + i : end;
-        lmi_call_emit(c, byte_id[s.data[i]], at, at < end ? at + 1 : end);
-    }
+    for (size_t i = begin; i < end; i++)
+        emit_byte(c, i);
 }
 
 static void emit_symbol(struct lmi_call *c, uint32_t id, size_t *pos)
@@ -151,7 +69,7 @@ static void emit_symbol(struct lmi_call *c, uint32_t id, size_t *pos)
     if (id < c->t->v->n_pieces)
         lmi_call_emit(c, id, *pos, *pos + n);
     else
-        emit_character(c, *pos, *pos + n);
+        lmi_spm_emit_unknown(c, *pos, *pos + n);
     *pos += n;
 }
 
@@ -178,6 +96,19 @@ static inline uint32_t char_symbol(const struct lm_tokenizer *t, const uint8_t *
 static bool apart(const struct lm_tokenizer *t, uint32_t a, uint32_t b)
 {
     return a == LMI_NONE || b == LMI_NONE || !lmi_pairs_get(&t->adjacent, a, b);
+}
+
+/* WORD and CHAR models: a word is a piece or unknown. */
+int lmi_spm_whole_word(struct lmi_call *c, size_t begin, size_t end)
+{
+    size_t n = 0;
+    uint32_t id = lmi_trie_longest(&c->t->trie, lmi_trie_root(&c->t->trie), lm_span_of(c->part.data + begin, end - begin), &n);
+
+    if (id != LMI_NONE && n == end - begin)
+        lmi_call_emit(c, id, begin, end);
+    else
+        lmi_spm_emit_unknown(c, begin, end);
+    return 0;
 }
 
 enum { LONG_WORD = 64 };
@@ -283,7 +214,7 @@ static int emit_taken_apart(struct lmi_call *c, uint32_t id, size_t *pos)
         if (!unused) {
             emit_symbol(c, id, pos);
         } else if (half[0] == LMI_NONE) { /* a character: as if it were no piece */
-            emit_character(c, *pos, *pos + c->t->length[id]);
+            lmi_spm_emit_unknown(c, *pos, *pos + c->t->length[id]);
             *pos += c->t->length[id];
         } else if (n + 2 <= DEEPEST) {
             stack[n++] = half[1];
@@ -367,8 +298,8 @@ static bool no_marks(struct lm_span s, bool escape)
 /* Is the text its own merged form, but for a space in front? */
 static bool is_plain(const struct lm_tokenizer *t, struct lm_span text)
 {
-    return t->charsmap.n_units == 0 && !t->v->remove_extra_whitespaces && t->norm.n == 0 && !t->unused &&
-           no_marks(text, t->v->escape_whitespaces);
+    return t->charsmap.n_units == 0 && !t->v->remove_extra_whitespaces && !t->v->whitespace_as_suffix &&
+           t->norm.n == 0 && !t->unused && no_marks(text, t->v->escape_whitespaces);
 }
 
 static int encode_normalized(struct lmi_call *c, struct lm_span text, size_t base, bool prefix)
@@ -395,11 +326,12 @@ static bool wants_prefix(const struct lm_vocab *v, struct lm_span text, bool fir
 
 int lmi_spm_encode(struct lmi_call *c, struct lm_span text, size_t base, bool first)
 {
-    bool prefix = text.size > 0 && wants_prefix(c->t->v, text, first);
+    bool prefix = text.size > 0 && !(c->continues && base == 0) && wants_prefix(c->t->v, text, first);
 
     if (text.size == 0)
         return 0;
     c->unk_end = 0;
+    c->sum = 0;
     if (!is_plain(c->t, text))
         return encode_normalized(c, text, base, prefix);
     c->map = NULL;

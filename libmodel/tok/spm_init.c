@@ -1,6 +1,7 @@
-/* What SentencePiece's BPE needs of a vocabulary, computed once: which two
- * symbols merge into which piece and in what order, and where a text can be cut
- * so that the parts can be merged (and remembered) on their own. */
+/* What SentencePiece's models need of a vocabulary, computed once: for BPE which
+ * two symbols merge into which piece and in what order, for the others a trie;
+ * and where a text can be cut so that the parts can be encoded (and remembered)
+ * on their own. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -52,7 +53,8 @@ static bool takes_part(const struct lm_vocab *v, const struct lm_piece *p)
 {
     bool kind = p->kind == LM_PIECE_NORMAL || p->kind == LM_PIECE_USER_DEFINED || p->kind == LM_PIECE_UNUSED;
     /* The normalizer leaves no spaces, so a piece with one is never made. */
-    bool spaces = v->escape_whitespaces && p->kind != LM_PIECE_USER_DEFINED && memchr(p->text.data, ' ', p->text.size);
+    bool meant = lmi_vocab_of(v)->spaced && p->kind == LM_PIECE_USER_DEFINED;
+    bool spaces = v->escape_whitespaces && !meant && memchr(p->text.data, ' ', p->text.size);
 
     /* Since 0.2.3 the library leaves NUL to the byte pieces. */
     bool nul = v->byte_fallback && !lmi_vocab_of(v)->ranked && p->text.size == 1 && p->text.data[0] == 0;
@@ -239,6 +241,7 @@ static void join(struct lm_tokenizer *t, uint8_t a, uint8_t b)
 static int note_neighbours(struct init *x)
 {
     struct lm_tokenizer *t = x->t;
+    bool bpe = t->v->algo == LM_VOCAB_SPM_BPE;
 
     for (unsigned a = 0; a < 256; a++)
         for (unsigned b = 0x80; b < 0xc0; b++)
@@ -250,6 +253,8 @@ static int note_neighbours(struct init *x)
             if (next == s.size)
                 break;
             join(t, s.data[next - 1], s.data[next]);
+            if (!bpe)
+                continue;
             uint32_t a = char_id(t, lmi_utf8_get(s.data + pos)), b = char_id(t, lmi_utf8_get(s.data + next));
             if (!lmi_pairs_put(&t->adjacent, a, b, 0, 0))
                 return nomem(x);
@@ -304,12 +309,54 @@ static int note_symbols(struct init *x)
 
     for (size_t i = 0; i < t->v->n_pieces; i++) {
         const struct lm_piece *p = &t->v->pieces[i];
-        if (p->kind != LM_PIECE_USER_DEFINED || p->added || x->texts[i].size == 0)
+        if (p->kind != LM_PIECE_USER_DEFINED || p->added || !p->in_model)
             continue;
-        if (lmi_added_put(&t->norm, (struct lmi_added_item){.text = x->texts[i], .id = (uint32_t)i}, x->e) < 0 ||
+        bool whole = (t->v->algo == LM_VOCAB_SPM_BPE || t->v->algo == LM_VOCAB_SPM_CHAR) && x->texts[i].size > 0;
+        if ((whole && lmi_added_put(&t->norm, (struct lmi_added_item){.text = x->texts[i], .id = (uint32_t)i}, x->e) < 0) ||
             lmi_added_put(&t->symbols, (struct lmi_added_item){.text = p->text, .id = (uint32_t)i}, x->e) < 0)
             return -1;
     }
+    return 0;
+}
+
+static int init_bpe(struct init *x)
+{
+    if (number_chars(x) < 0 || measure_symbols(x) < 0 || make_pairs(x) < 0 || note_unused(x) < 0)
+        return -1;
+    x->t->space_is_piece = char_id(x->t, ' ') < x->t->v->n_pieces && !x->t->unused;
+    return 0;
+}
+
+/* The words of a WORD model begin at spaces, those of a CHAR model anywhere but
+ * inside a character or a user-defined symbol. */
+static void cut_words(struct init *x)
+{
+    struct lm_tokenizer *t = x->t;
+    bool words = t->v->algo == LM_VOCAB_SPM_WORD;
+
+    for (unsigned a = 0; a < 256; a++)
+        for (unsigned b = 0; b < 256; b++)
+            if (words ? b != ' ' : b >= 0x80 && b < 0xc0)
+                join(t, (uint8_t)a, (uint8_t)b);
+}
+
+static int init_trie(struct init *x)
+{
+    struct lm_tokenizer *t = x->t;
+
+    t->n_symbols = t->v->n_pieces;
+    t->length = lm_arena_array(&t->arena, t->n_symbols, sizeof *t->length);
+    if (!t->length)
+        return nomem(x);
+    for (size_t i = 0; i < t->v->n_pieces; i++)
+        t->length[i] = t->v->pieces[i].kind == LM_PIECE_BYTE ? 1 : (uint32_t)x->texts[i].size;
+    if (lmi_unigram_make(t, x->texts, x->e) < 0)
+        return -1;
+    uint64_t unit = lmi_trie_root(&t->trie);
+    t->space_is_piece = lmi_trie_step(&t->trie, &unit, ' ') && lmi_trie_id(unit) != LMI_NONE;
+    if (t->v->algo == LM_VOCAB_UNIGRAM)
+        return note_neighbours(x);
+    cut_words(x);
     return 0;
 }
 
@@ -319,11 +366,12 @@ int lmi_spm_init(struct lm_tokenizer *t, struct lm_err *e)
     int rc = -1;
 
     lmi_unicode_init();
-    if (lmi_charsmap_open(&t->charsmap, t->v->charsmap, e) == 0 && prepare_texts(&x) == 0 && number_chars(&x) == 0 &&
-        measure_symbols(&x) == 0 && make_pairs(&x) == 0 && note_unused(&x) == 0)
+    if (lmi_charsmap_open(&t->charsmap, t->v->charsmap, e) == 0 && prepare_texts(&x) == 0 &&
+        (t->v->algo == LM_VOCAB_SPM_BPE ? init_bpe(&x) : init_trie(&x)) == 0)
         rc = note_symbols(&x);
     note_bytes(t);
-    t->space_is_piece = char_id(t, ' ') < t->v->n_pieces && !t->unused;
+    if (rc == 0)
+        lmi_spm_find_plain(t);
     free(x.texts);
     free(x.order);
     lmi_texts_free(&x.by_text);

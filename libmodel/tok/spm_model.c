@@ -5,7 +5,8 @@
  *                   35 byte_fallback, 40-43 unk/bos/eos/pad id, 45-48 unk/bos/eos/pad piece
  *   NormalizerSpec  1 name, 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces,
  *                   5 escape_whitespaces
- * Defaults count: a file without normalizer_spec adds the prefix, a missing model_type is unigram.
+ * Defaults count: a file without normalizer_spec adds the prefix, a missing model_type is unigram. Only a
+ * missing trainer_spec is refused.
  * Pieces may hold NUL. Self-test data and the trainer's other fields are skipped: they do not change ids.
  * https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto */
 #include "libmodel/tok/write.h"
@@ -16,7 +17,7 @@ enum { UNIGRAM = 1, BPE = 2, WORD = 3, CHAR = 4 };
 
 struct spec {
     uint64_t model_type;
-    bool byte_fallback, whitespace_as_suffix, denormalizer;
+    bool trainer, byte_fallback, whitespace_as_suffix, denormalizer;
     struct lm_span bos_piece, eos_piece, pad_piece;
 };
 
@@ -63,6 +64,7 @@ static int read_trainer(struct spec *s, struct lm_span message, struct lm_err *e
     struct lmi_pb_field f;
     int rc;
 
+    s->trainer = true;
     while ((rc = lmi_pb_next(&c, &f, e)) > 0) {
         bool number = f.number == 3 || f.number == 24 || f.number == 35, text = f.number >= 46 && f.number <= 48;
         if ((number && lmi_pb_expect(&f, LMI_PB_VARINT, e) < 0) || (text && lmi_pb_expect(&f, LMI_PB_BYTES, e) < 0))
@@ -136,25 +138,32 @@ static int read_model(struct lmi_vocab *b, struct spec *s, struct lm_span file, 
     return rc;
 }
 
-static const char *model_type_name(uint64_t t)
+static const enum lm_vocab_algo algo_of_type[] = {
+    [UNIGRAM] = LM_VOCAB_UNIGRAM, [BPE] = LM_VOCAB_SPM_BPE, [WORD] = LM_VOCAB_SPM_WORD, [CHAR] = LM_VOCAB_SPM_CHAR};
+
+static int type_of_algo(enum lm_vocab_algo algo)
 {
-    return t == UNIGRAM ? "Unigram" : t == WORD ? "Word" : t == CHAR ? "Char" : "of an unknown type";
+    int type = CHAR;
+
+    while (type > UNIGRAM && algo_of_type[type] != algo)
+        type--;
+    return type;
 }
 
 static int check_kind(const struct spec *s, struct lm_err *e)
 {
-    if (s->model_type != BPE)
-        return lm_err_set(e, LM_UNSUPPORTED, "this SentencePiece model is %s; only BPE models are handled",
-                          model_type_name(s->model_type));
-    if (s->whitespace_as_suffix)
-        return lm_err_set(e, LM_UNSUPPORTED, "treat_whitespace_as_suffix is set in this SentencePiece model; only "
-                                             "models that put the space in front of a word are handled");
+    /* Legal protobuf, but no model is written so: a file that was cut short. */
+    if (!s->trainer)
+        return lm_err_set(e, LM_MALFORMED, "there is no trainer_spec: this SentencePiece model is cut short");
+    if (s->model_type < UNIGRAM || s->model_type > CHAR)
+        return lm_err_set(e, LM_MALFORMED, "model_type is %llu, expected 1 (Unigram) to 4 (Char)",
+                          (unsigned long long)s->model_type);
     if (s->denormalizer)
         return lm_err_set(e, LM_UNSUPPORTED, "this SentencePiece model has a denormalizer, which is not handled");
     return 0;
 }
 
-/* The library's own checks: one unk, all 256 bytes or none, no text twice. */
+/* The library's own checks: one unk (or byte pieces for all that is unknown), all 256 bytes or none, no text twice. */
 static int check_pieces(struct lmi_vocab *b, const struct spec *s, struct lm_err *e)
 {
     bool seen[256] = {false};
@@ -173,7 +182,7 @@ static int check_pieces(struct lmi_vocab *b, const struct spec *s, struct lm_err
             n_bytes++;
         }
     }
-    if (b->v.unk_id < 0)
+    if (b->v.unk_id < 0 && !s->byte_fallback)
         return lm_err_set(e, LM_MALFORMED, "no piece is UNKNOWN, expected one");
     if (n_bytes != (s->byte_fallback ? 256 : 0))
         return lm_err_set(e, LM_MALFORMED, "%zu of 256 byte pieces are there and byte_fallback is %s", n_bytes,
@@ -227,7 +236,6 @@ int lmi_spm_read(struct lmi_vocab *b, struct lm_span file, struct lm_err *e)
     if (looks_like_tiktoken(file))
         return lm_err_set(e, LM_UNSUPPORTED, "this is a list of tiktoken ranks, not a SentencePiece model; "
                                              "use the tokenizer.json of the same model");
-    b->v.algo = LM_VOCAB_SPM_BPE;
     b->v.source = "tokenizer.model";
     b->v.add_dummy_prefix = b->v.remove_extra_whitespaces = b->v.escape_whitespaces = b->v.fuse_unk = true;
     if (read_model(b, &s, file, e) < 0)
@@ -236,12 +244,15 @@ int lmi_spm_read(struct lmi_vocab *b, struct lm_span file, struct lm_err *e)
         return lm_err_set(e, LM_MALFORMED, "no pieces: this is no SentencePiece model");
     if (check_kind(&s, e) < 0 || check_pieces(b, &s, e) < 0 || check_unique(b, e) < 0)
         return -1;
+    b->v.algo = algo_of_type[s.model_type];
+    b->v.whitespace_as_suffix = s.whitespace_as_suffix;
     b->v.byte_fallback = s.byte_fallback;
     b->v.bos_id = control_id(b, s.bos_piece);
     b->v.eos_id = control_id(b, s.eos_piece);
     b->v.pad_id = control_id(b, s.pad_piece);
     b->v.prefix_every_part = true;
     b->v.add_bos = b->v.bos_id >= 0;
+    b->v.add_eos = b->v.bos_id < 0 && b->v.eos_id >= 0; /* T5 */
     return 0;
 }
 
@@ -262,8 +273,10 @@ static void put_trainer(struct lmi_buf *out, const struct lm_vocab *v, size_t n)
 {
     struct lmi_buf t = {0};
 
-    lmi_pb_put_uint(&t, 3, BPE);
+    lmi_pb_put_uint(&t, 3, (uint64_t)type_of_algo(v->algo));
     lmi_pb_put_uint(&t, 4, n);
+    if (v->whitespace_as_suffix)
+        lmi_pb_put_uint(&t, 24, 1);
     lmi_pb_put_uint(&t, 35, v->byte_fallback);
     put_id(&t, 40, v->unk_id);
     put_id(&t, 41, v->bos_id);
@@ -299,7 +312,7 @@ static void put_piece(struct lmi_buf *out, struct lmi_buf *p, struct lmi_buf *te
 {
     p->n = text->n = 0;
     for (size_t i = 0; i < piece->text.size; i++) {
-        if (piece->text.data[i] == ' ' && v->escape_whitespaces && piece->kind == LM_PIECE_USER_DEFINED)
+        if (piece->text.data[i] == ' ' && lmi_vocab_of(v)->spaced && piece->kind == LM_PIECE_USER_DEFINED)
             lmi_buf_str(text, LMI_SPACE_MARK);
         else
             lmi_buf_add(text, &piece->text.data[i], 1);

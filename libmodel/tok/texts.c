@@ -55,9 +55,9 @@ static uint64_t hash_of(uint64_t seed, struct lm_span s)
     return fold(h ^ last, 0xd1b54a32d192ed03u ^ seed);
 }
 
-static struct lmi_text_slot *find(const struct lmi_texts *t, struct lm_span s)
+static struct lmi_text_slot *find(const struct lmi_texts *t, struct lm_span s, uint64_t hash)
 {
-    for (size_t i = (size_t)hash_of(t->seed, s) & t->mask;; i = (i + 1) & t->mask) {
+    for (size_t i = (size_t)hash & t->mask;; i = (i + 1) & t->mask) {
         struct lmi_text_slot *slot = &t->slots[i];
         if (!slot->data || (slot->size == s.size && memcmp(slot->data, s.data, s.size) == 0))
             return slot;
@@ -66,9 +66,14 @@ static struct lmi_text_slot *find(const struct lmi_texts *t, struct lm_span s)
 
 bool lmi_texts_put(struct lmi_texts *t, struct lm_span text, uint32_t id)
 {
+    return lmi_texts_put_hashed(t, text, id, hash_of(t->seed, text));
+}
+
+bool lmi_texts_put_hashed(struct lmi_texts *t, struct lm_span text, uint32_t id, uint64_t hash)
+{
     if (text.size == 0)
         text = lm_span_of("", 0);
-    struct lmi_text_slot *s = find(t, text);
+    struct lmi_text_slot *s = find(t, text, hash);
     if (s->data)
         return false;
     *s = (struct lmi_text_slot){text.data, (uint32_t)text.size, id};
@@ -79,6 +84,17 @@ uint32_t lmi_texts_get(const struct lmi_texts *t, struct lm_span text)
 {
     if (text.size == 0)
         text = lm_span_of("", 0);
-    const struct lmi_text_slot *s = find(t, text);
+    return lmi_texts_get_hashed(t, text, hash_of(t->seed, text));
+}
+
+uint64_t lmi_texts_hash(const struct lmi_texts *t, struct lm_span text)
+{
+    return hash_of(t->seed, text);
+}
+
+uint32_t lmi_texts_get_hashed(const struct lmi_texts *t, struct lm_span text, uint64_t hash)
+{
+    const struct lmi_text_slot *s = find(t, text, hash);
+
     return s->data ? s->id : LMI_NONE;
 }

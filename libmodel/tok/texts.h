@@ -23,6 +23,10 @@ void lmi_texts_free(struct lmi_texts *t);
 bool lmi_texts_put(struct lmi_texts *t, struct lm_span text, uint32_t id);
 /* LMI_NONE when absent. */
 uint32_t lmi_texts_get(const struct lmi_texts *t, struct lm_span text);
+/* The same in two steps; a text's slot is looked for from hash & mask on. */
+uint64_t lmi_texts_hash(const struct lmi_texts *t, struct lm_span text);
+bool lmi_texts_put_hashed(struct lmi_texts *t, struct lm_span text, uint32_t id, uint64_t hash);
+uint32_t lmi_texts_get_hashed(const struct lmi_texts *t, struct lm_span text, uint64_t hash);
 
 /* A random number that a file's author cannot know. */
 uint64_t lmi_random_seed(void);

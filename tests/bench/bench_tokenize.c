@@ -2,12 +2,15 @@
  * tokenizer, MB of text a second for a whole file in one call (the cache starts
  * empty each time), ids a second.
  *
- *   bench_tokenize [MODEL TEXT...]
- *   tests/bench/peer_tokenize.py MODEL TEXT...     the same for HF tokenizers and sentencepiece
+ *   bench_tokenize [-e ENCODING | -p REGEX] [MODEL TEXT...]
+ *   tests/bench/peer_tokenize.py MODEL TEXT...     the same for HF tokenizers, sentencepiece and tiktoken
+ *
+ * -e, -p: of a tiktoken file (see struct lm_vocab_options).
  *
  * Without arguments: the sample model on a file of test cases, repeated. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "libmodel/libmodel.h"
@@ -77,13 +80,19 @@ static void measure_default(const struct lm_tokenizer *t)
 
 int main(int argc, char **argv)
 {
+    struct lm_vocab_options options = {NULL, NULL};
+    if (argc > 2 && (strcmp(argv[1], "-e") == 0 || strcmp(argv[1], "-p") == 0)) {
+        *(argv[1][1] == 'e' ? &options.encoding : &options.pattern) = argv[2];
+        argc -= 2;
+        argv += 2;
+    }
     const char *model = argc > 1 ? argv[1] : "samples/polish-5m";
     struct lm_vocab *v;
     struct lm_tokenizer *t;
     struct lm_err e;
     double start = seconds();
 
-    if (lm_vocab_open(&v, model, &e) < 0)
+    if (lm_vocab_open_with(&v, model, &options, &e) < 0)
         give_up(e.text);
     double opened = seconds();
     if (lm_tokenizer_new(&t, v, &e) < 0)

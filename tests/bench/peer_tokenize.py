@@ -4,8 +4,9 @@
     tests/bench/peer_tokenize.py MODEL TEXT...
 
 MODEL: a SentencePiece model (measured with sentencepiece), a tokenizer.json
-(with HF tokenizers), or a GGUF file with a GPT-2 vocabulary (its pieces and
-merges in HF tokenizers; needs gguf). Prints MB/s of CPU time, best of three."""
+(with HF tokenizers), a GGUF file with a GPT-2 vocabulary (its pieces and merges
+in HF tokenizers; needs gguf), or FILE.tiktoken@REGEX (with tiktoken). Prints the
+CPU time of loading and MB/s of CPU time, best of three."""
 import os
 import sys
 import time
@@ -26,7 +27,17 @@ def from_gguf(path):
     return lambda text: tok.encode(text, add_special_tokens=False).ids
 
 
+def from_ranks(path, pattern):
+    import base64
+    import tiktoken
+    with open(path, "rb") as f:
+        ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in f)}
+    return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+
+
 def load(path):
+    if ".tiktoken@" in path:
+        return from_ranks(*path.split("@", 1))
     if path.endswith(".gguf"):
         return from_gguf(path)
     if path.endswith(".model"):
@@ -40,7 +51,9 @@ def load(path):
 def main():
     if len(sys.argv) < 3:
         sys.exit(__doc__)
+    start = time.process_time()
     encode = load(sys.argv[1])
+    print(f"loading {1e3 * (time.process_time() - start):.1f} ms")
     for path in sys.argv[2:]:
         with open(path, encoding="utf-8", newline="") as f:
             text = f.read()

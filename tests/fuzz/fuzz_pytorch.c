@@ -5,6 +5,7 @@
 
 #include "libmodel/fmt/pytorch.h"
 #include "libmodel/parse/zip.h"
+#include "tests/fuzz/mutate.h"
 
 enum { LOCAL = 30, CENTRAL = 46, END = 22, N_STORAGE = 16 };
 
@@ -79,4 +80,63 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     lm_model_close(m);
     free(zip);
     return 0;
+}
+
+/* ---- a mutator that knows opcodes and the records of a zip */
+
+static const struct { const char *bytes; size_t n; } words[] = {
+#define WORD(s) {s, sizeof s - 1}
+    WORD("ctorch._utils\n_rebuild_tensor_v2\n"), WORD("ccollections\nOrderedDict\n"), WORD("ctorch\nFloatStorage\n"),
+    WORD("ctorch\nHalfStorage\n"), WORD("ctorch._utils\n_rebuild_parameter\n"), WORD("ctorch\nSize\n"), WORD("cos\nsystem\n"),
+    WORD("ctorch._utils\n_rebuild_qtensor\n"), WORD("X\7\0\0\0storage"), WORD("X\1\0\0\0" "0"), WORD("X\3\0\0\0cpu"),
+    WORD("K\0"), WORD("K\1"), WORD("K\4"), WORD("M\xff\xff"), WORD("J\xff\xff\xff\xff"), WORD("J\0\0\0\x80"), WORD("\x8a\1\x80"),
+    WORD("\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"), WORD("q\0"), WORD("h\0"), WORD("r\0\0\0\1"), WORD("j\0\0\0\1"), WORD("("),
+    WORD("t"), WORD(")"), WORD("\x85"), WORD("\x86"), WORD("\x87"), WORD("}"), WORD("]"), WORD("u"), WORD("s"), WORD("e"), WORD("a"),
+    WORD("R"), WORD("Q"), WORD("b"), WORD("0"), WORD("2"), WORD("N"), WORD("\x88"), WORD("\x89"), WORD("."), WORD("\x94"),
+    WORD("\x93"), WORD("\x95\4\0\0\0\0\0\0\0"), WORD("\x8c\1" "0"), WORD("((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" "0X\3\0\0\0cpuK\4tQ"),
+#undef WORD
+};
+
+static size_t change_words(uint8_t *data, size_t size, size_t max_size, uint64_t *r)
+{
+    size_t i = next(r) % (sizeof words / sizeof words[0]), k = next(r) % (sizeof words / sizeof words[0]);
+    const uint8_t *at = size > 2 ? memmem(data + 2, size - 2, words[k].bytes, words[k].n) : NULL;
+
+    if (at && next(r) % 3 == 0) {
+        size_t place = (size_t)(at - data);
+        size = cut(data, size, place, words[k].n);
+        return next(r) % 2 ? insert(data, size, max_size, place, words[i].bytes, words[i].n) : size;
+    }
+    return insert(data, size, max_size, size ? next(r) % (size + 1) : 0, words[i].bytes, words[i].n);
+}
+
+/* One field of one record, and half of the time its twin's. */
+static size_t change_record(uint8_t *data, size_t size, uint64_t *r)
+{
+    static const uint8_t local[] = {6, 8, 14, 18, 22, 26, 28}, width[] = {2, 2, 4, 4, 4, 2, 2};
+    size_t k = next(r) % 7, at = size > 50 ? next(r) % (size - 46) : size;
+
+    for (size_t i = 0; i + 46 < size; i++, at = at + 47 < size ? at + 1 : 0) {
+        if (memcmp(data + at, "PK", 2) != 0)
+            continue;
+        bool end = data[at + 2] == 5, central = data[at + 2] == 1;
+        if (end)
+            set_number(data + at + 8 + 2 * (next(r) % 6), next(r) % 2 ? 2 : 4, r);
+        else
+            set_number(data + at + local[k] + 2 * central, width[k], r);
+        break;
+    }
+    return size;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
+{
+    uint64_t r = seed;
+    uint32_t way = next(&r) % 4;
+
+    if (way == 0)
+        return mutate_plainly(data, size, max_size);
+    if (size > 50 && memcmp(data, "PK", 2) == 0 && way < 3)
+        return change_record(data, size, &r);
+    return change_words(data, size, max_size, &r);
 }

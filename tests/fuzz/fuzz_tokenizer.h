@@ -51,7 +51,8 @@ static inline int read_again(void *user, const char *name, struct lm_span data, 
     struct lmi_vocab *b = lmi_vocab_new();
 
     require(b != NULL, "memory");
-    if (strcmp(name, "tokenizer_config.json") != 0) {
+    bool model = strcmp(name, "tokenizer.model") == 0, config = strcmp(name, "tokenizer_config.json") == 0;
+    if (!config && model == (r->read == lmi_spm_read)) {
         require(r->read(b, data, e) == 0 && lmi_vocab_finish(b, e) == 0, "what we write can be read");
         require(b->v.n_pieces <= r->v->n_pieces && b->v.n_merges == r->v->n_merges, "the same pieces");
         for (size_t i = 0; i < b->v.n_pieces; i++)

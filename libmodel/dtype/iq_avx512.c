@@ -1,0 +1,11 @@
+/* IQ kernels, sixteen lanes. */
+#if defined(__AVX512F__)
+#define LMI_LANES 16
+#include "libmodel/dtype/iq1.h"
+#include "libmodel/dtype/iq23.h"
+#include "libmodel/dtype/iq_decode.h"
+
+#define X(t) .t = {t##_to_f32, t##_encode},
+const struct lmi_iq_rows lmi_iq_avx512 = {LMI_IQ_ROWS(X)};
+#undef X
+#endif
