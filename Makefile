@@ -181,7 +181,7 @@ $(BUILD)/%.cu.o: %.cu $(wildcard gpu/*.cuh gpu/*.h libmodel/*.h)
 	$(V)$(NVCC) $(NVFLAGS) -c -o $@ $<
 $(BUILD)/libmodel-cuda.so: $(cu_obj) $(alib)
 	@echo "  LD    $@"
-	$(V)$(NVCC) -shared -o $@ $(cu_obj) $(alib) -Xcompiler -static-libstdc++,-static-libgcc -Xlinker --exclude-libs,ALL \
+	$(V)$(NVCC) -shared -o $@ $(cu_obj) $(alib) -Xcompiler -fopenmp,-static-libstdc++,-static-libgcc -Xlinker --exclude-libs,ALL \
 	    -Xlinker --as-needed -Xlinker -z -Xlinker defs -Xlinker -rpath -Xlinker '$$ORIGIN/../..' \
 	    -lcublas $(filter -l% -L%,$(LDLIBS))
 else
