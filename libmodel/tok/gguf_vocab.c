@@ -304,7 +304,7 @@ static int merges_from_ids(struct lmi_vocab *b, struct lm_err *e)
 }
 
 /* Gemma's later vocabularies: pieces as SentencePiece writes them, with merges. */
-static int read_marked(struct lmi_vocab *b, struct lm_err *e)
+static int read_marked(struct lmi_vocab *b)
 {
     size_t n_bytes = 0;
 
@@ -319,7 +319,6 @@ static int read_marked(struct lmi_vocab *b, struct lm_err *e)
             b->v.unk_id = (int64_t)i;
     }
     b->v.byte_fallback = n_bytes == 256;
-    (void)e;
     lmi_vocab_scores_from_merges(b);
     return 0;
 }
@@ -364,7 +363,7 @@ static int read_gpt2(struct lmi_vocab *b, const struct lm_meta *m, struct lm_err
         return merges_from_ids(b, e);
     if (read_merges(b, m, e) < 0)
         return -1;
-    return pre->family == LMI_MARKED ? read_marked(b, e) : pre->family == LMI_WHITESPACE ? read_whitespace(b, e) : 0;
+    return pre->family == LMI_MARKED ? read_marked(b) : pre->family == LMI_WHITESPACE ? read_whitespace(b, e) : 0;
 }
 
 static const struct gguf_kind {

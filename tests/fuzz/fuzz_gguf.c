@@ -51,10 +51,16 @@ static void text(struct places *p, struct lm_cursor *c)
 
 static void find_value(struct places *p, struct lm_cursor *c, uint32_t type)
 {
-    if (type == LM_META_STR)
+    size_t width = type < LM_META_N_TYPES ? lm_meta_width((enum lm_meta_type)type) : 0;
+
+    if (type == LM_META_STR) {
         text(p, c);
-    else if (type < LM_META_N_TYPES && type != LM_META_ARRAY)
-        place(p, c, (unsigned)lm_meta_width((enum lm_meta_type)type)), lm_cur_bytes(c, lm_meta_width((enum lm_meta_type)type));
+    } else if (width) {
+        place(p, c, (unsigned)width);
+        lm_cur_bytes(c, width);
+    } else {
+        c->failed = true; /* no telling how long it is */
+    }
 }
 
 static void find_places(struct places *p, const uint8_t *data, size_t size)
