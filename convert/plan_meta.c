@@ -160,6 +160,16 @@ static int put_unknown_arch(struct lm_plan *p, struct lm_err *e)
     return rc;
 }
 
+/* GGUF's keys cannot say everything that a tokenizer may do. */
+static int note_tokenizer(struct lm_plan *p, const struct lm_vocab *v, struct lm_err *e)
+{
+    char text[600];
+
+    if (lm_vocab_gguf_note(v, text, sizeof text) == 0)
+        return 0;
+    return lmc_note(p, e, "GGUF's keys cannot say of the tokenizer %s; ids may differ there", text);
+}
+
 static int put_vocab(struct lm_plan *p, struct lm_err *e)
 {
     struct lm_vocab *v = NULL;
@@ -176,6 +186,8 @@ static int put_vocab(struct lm_plan *p, struct lm_err *e)
     if (rc <= 0)
         return set_str(p, "tokenizer.ggml.model", "none", e);
     rc = lm_vocab_to_meta(p->meta, v, p->bind->config.vocab_size, e);
+    if (rc == 0)
+        rc = note_tokenizer(p, v, e);
     lm_vocab_free(v);
     return rc;
 }
