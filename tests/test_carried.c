@@ -102,6 +102,25 @@ static void every_way_gives_the_same_bytes(void **state)
     assert_true(n >= 3 * 5 * 2);
 }
 
+/* One after the other, through every container that carries. */
+static void the_long_way_too(void **state)
+{
+    (void)state;
+    static const char *const stops[][2] = {{"h5", "1.h5"}, {"npz", "2.npz"}, {"gguf", "3.gguf"}, {"h5", "4.h5"}, {"safetensors", "back"}};
+
+    for (size_t i = 0; i < sizeof sources / sizeof sources[0]; i++) {
+        const char *at = sources[i], *to = NULL;
+        char folder[128];
+        snprintf(folder, sizeof folder, "%s/long%zu", dir, i);
+        mkdir(folder, 0777);
+        for (size_t k = 0; k < sizeof stops / sizeof stops[0]; k++, at = to) {
+            to = path_in(folder, stops[k][1]);
+            convert(at, stops[k][0], to);
+        }
+        assert_true(assert_same_folder(sources[i], at) >= 2);
+    }
+}
+
 /* A cast keeps what says which model it is, and drops what is true of the old bytes only. */
 static void a_cast_keeps_config(void **state)
 {
@@ -322,6 +341,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_way_gives_the_same_bytes),
+        cmocka_unit_test(the_long_way_too),
         cmocka_unit_test(a_cast_keeps_config),
         cmocka_unit_test(every_pair_comes_back),
         cmocka_unit_test(carried_members_are_checked),

@@ -144,7 +144,7 @@ static void many_pieces(struct bytes *b, size_t n)
 {
     put_text(b, "tjgg");
     put_u32(b, 3);
-    put_u32(b, (uint32_t)(n / 8 < 1u << 24 ? n / 8 : 1u << 24));
+    put_u32(b, (uint32_t)(n / 8 < 1u << 20 ? n / 8 : 1u << 20));
     put_u32(b, 32), put_u32(b, 256), put_u32(b, 2), put_u32(b, 1), put_u32(b, 16), put_u32(b, 0);
     put_zeros(b, n - b->n + 64);
 }

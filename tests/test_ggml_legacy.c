@@ -341,7 +341,7 @@ static void damage_has_its_reason(void **state)
     poke(4, 4, LM_UNSUPPORTED, "version 4 is not known");
     poke(8, 0, LM_UNSUPPORTED, "its header is not llama.cpp's");
     poke(8, UINT32_MAX, LM_UNSUPPORTED, "its header is not llama.cpp's");
-    poke(8, 1u << 24, LM_MALFORMED, "16777216 pieces of a vocabulary cannot fit");
+    poke(8, 1u << 20, LM_MALFORMED, "1048576 pieces of a vocabulary cannot fit");
     poke(12, 0, LM_UNSUPPORTED, "its header is not llama.cpp's");
     poke(20, 0, LM_UNSUPPORTED, "its header is not llama.cpp's");
     poke(20, 7, LM_UNSUPPORTED, "its header is not llama.cpp's");
