@@ -32,7 +32,7 @@ static void put_header(struct bytes *b, struct kind k, uint32_t ftype)
         if (i >= 3 && i < 259)
             text[0] = (char)(i - 3);
         else
-            n = (size_t)snprintf(text, sizeof text, i == 0 ? " \xe2\x81\x87 " : i < 3 ? "" : " p%u", i);
+            n = i == 0 ? (size_t)snprintf(text, sizeof text, " \xe2\x81\x87 ") : i < 3 ? 0 : (size_t)snprintf(text, sizeof text, " p%u", i);
         put_u32(b, (uint32_t)n);
         put(b, text, n);
         if (k.version)

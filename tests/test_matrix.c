@@ -78,8 +78,8 @@ static struct logits logits_of(const char *path)
     static const int32_t ids[N_IDS] = {1, 5, 3, 11, 2, 7, 4};
     struct lm_engine_options o = {"cpu", LM_MATH_EXACT, 1, 16};
     struct lm_model *m = open_ok(path);
-    struct lm_engine *g;
-    struct lm_session *s;
+    struct lm_engine *g = NULL;
+    struct lm_session *s = NULL;
     struct lm_err e = {0};
 
     if (lm_engine_open(&g, m, &o, &e) < 0 || lm_session_open(&s, g, &e) < 0)

@@ -141,7 +141,7 @@ static int read_numbers(struct reader *r)
         *fields[i] = lm_cur_u32(&r->c);
     if (r->c.failed)
         return cut_short(r, "the header");
-    if (!r->n_vocab || !r->n_embd || !r->n_head || !r->n_layer || r->n_embd % r->n_head || r->n_vocab > 1u << 24 ||
+    if (!r->n_vocab || !r->n_embd || !r->n_head || !r->n_layer || r->n_embd % r->n_head || r->n_vocab > 1u << 20 ||
         r->n_embd > 1u << 20 || r->n_layer > 1u << 16)
         return another(r);
     return 0;
