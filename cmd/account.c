@@ -348,7 +348,8 @@ int account_run_all(struct lm_plan *const *plans, const char *const *dsts, size_
     struct cli_progress bar;
     struct lm_run_options o = {.force = r->force, .n_threads = r->n_threads, .max_ram = r->max_ram,
                                .measure = r->measure, .keep = r->keep, .part = r->part, .n_parts = r->n_parts,
-                               .commit_only = r->commit_only, .stop = &cli_stop,
+                               .commit_only = r->commit_only, .quantizer = r->quantizer,
+                               .quantizer_ordinal = r->quantizer_ordinal, .stop = &cli_stop,
                                .progress = cli_progress, .user = &bar};
     double began = cli_now();
     int rc;

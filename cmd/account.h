@@ -38,6 +38,8 @@ struct account_run {
     uint64_t max_ram;         /* 0: the default */
     bool keep, commit_only;   /* lm_run_options */
     unsigned part, n_parts;
+    const struct lm_quantizer *quantizer; /* NULL: the CPU */
+    int quantizer_ordinal;
     double seconds;
 };
 int account_run(struct lm_plan *p, struct account_run *r, struct lm_err *e);

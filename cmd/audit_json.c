@@ -121,6 +121,7 @@ json_t *audit_json(const struct lm_audit *a)
     json_object_set_new(o, "n_tensors", num(a->n_tensors));
     json_object_set_new(o, "n_params", num(a->n_params));
     json_object_set_new(o, "n_active", num(a->n_active));
+    json_object_set_new(o, "n_multiplied", num(a->n_multiplied));
     json_object_set_new(o, "n_bytes", num(a->n_bytes));
     json_object_set_new(o, "errors", num(a->n_of[LM_ERROR]));
     json_object_set_new(o, "warnings", num(a->n_of[LM_WARNING]));

@@ -54,11 +54,12 @@ static void print_findings(const struct lm_audit *a, bool all)
 
 static void print_params(const struct lm_audit *a)
 {
-    char n[64], active[64], bytes[64];
+    char n[64], active[64], rest[64], bytes[64];
 
     printf("parameters    %s", cli_count(n, sizeof n, a->n_params));
     if (a->n_active != a->n_params)
-        printf(", %s active", cli_count(active, sizeof active, a->n_active));
+        printf(", %s active (%s without the embedding)", cli_count(active, sizeof active, a->n_active),
+               cli_count(rest, sizeof rest, a->n_multiplied));
     printf("\nbytes         %s in %zu tensors\n", cli_bytes(bytes, sizeof bytes, a->n_bytes), a->n_tensors);
 }
 

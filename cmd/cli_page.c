@@ -40,7 +40,7 @@ static char *filled(const char *begin, const char *end, json_t *data, size_t *n)
 int cli_page_write(const char *path, bool force, const char *begin, const char *end, json_t *data, struct lm_err *e)
 {
     const char *slash = strrchr(path, '/');
-    char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    char *dir = slash ? strndup(path, slash > path ? (size_t)(slash - path) : 1) : strdup(".");
     size_t n = 0;
     char *text = filled(begin, end, data, &n);
     struct lm_commit *c = NULL;

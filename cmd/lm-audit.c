@@ -42,6 +42,7 @@ static const struct cli_cmd cmd = {
         "weights, KV cache and an estimate of work buffers.\n"
         "\n"
         "With --json: path, format, architecture, n_layers, n_tensors, n_params, n_active (of a mixture of experts), "
+        "n_multiplied (active, without an embedding that is only looked up), "
         "n_bytes, errors, warnings, notes, findings (id severity fixable title why thread mend where found), engines "
         "(engine version loads why), memory (ctx batch vram kv_dtype kv_a_token rows: dtype weights kv buffers total "
         "fits max_ctx), template (sha256 n_bytes), tensors (name role layer dtype shape n_params n_bytes shared stats: "

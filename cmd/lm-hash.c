@@ -2,11 +2,12 @@
 #include <stdlib.h>
 
 #include "cmd/cli.h"
+#include "cmd/hash_show.h"
 #include "convert/hash.h"
 
 struct options {
     const char *write, *check;
-    bool quiet, force, json;
+    bool quiet, force, json, names;
     int threads;
 };
 
@@ -18,6 +19,8 @@ static const struct cli_opt opts[] = {
      "Only the model's digest; with --check nothing but the exit code.", NULL},
     {"force", 'f', CLI_FLAG, NULL, offsetof(struct options, force), "Let --write replace an existing file.", NULL},
     {"threads", 0, CLI_INT, "N", offsetof(struct options, threads), "Threads (default: all cores).", NULL},
+    {"names", 0, CLI_FLAG, NULL, offsetof(struct options, names),
+     "The table of canonical names: what every tensor of Hugging Face is called and how its elements get there.", NULL},
     {"json", 0, CLI_FLAG, NULL, offsetof(struct options, json), "JSON on standard output.", NULL},
     {NULL, 0, CLI_FLAG, NULL, 0, NULL, NULL},
 };
@@ -25,26 +28,27 @@ static const struct cli_opt opts[] = {
 static const struct cli_cmd cmd = {
     .name = "lm-hash",
     .brief = "digests of a checkpoint that do not depend on its container",
-    .synopsis = "MODEL",
+    .synopsis = "[MODEL]",
     .about =
         "Prints a SHA-256 digest of every tensor and, on the last line, of the model, in the manner of sha256sum. The "
-        "digests are of values in a canonical order under canonical names: they are the same in safetensors and GGUF, "
-        "in one file or many shards, under Hugging Face's or GGUF's names and order of Q and K rows, and in BF16, F16 "
-        "or F8 and its F32 or F64 widening. Any changed bit of a value gives another digest, and so does quantization. "
-        "The exact rules are in the manual (section hash).\n"
+        "digests are of values in a canonical order under canonical names: they are the same in every container, in "
+        "one file or many shards, under Hugging Face's or GGUF's names and order of rows, with experts apart or "
+        "stacked, Q, K and V or gate and up fused or not as the family's GGUF has them, and in BF16, F16 or F8 and its "
+        "F32 or F64 widening. Any changed bit of a value gives another digest, and so does quantization. The exact rules "
+        "are in the README (The canonical form of lm-hash).\n"
         "\n"
         "Tensors that follow from the configuration (rope_freqs) and an output matrix equal to the embedding are not "
         "counted, so that a tie written out does not make another model. Canonical names need a known architecture "
         "(config.json or GGUF keys); otherwise tensors keep their own, and a note says so.\n"
         "\n"
         "With --json: model (the digest), architecture (or null), version (of the rules), tensors (name digest source "
-        "dtype shape) and not_counted (name digest why). With --check: also different, missing and extra, lists of "
+        "n_sources dtype shape) and not_counted (name digest why). With --check: also different, missing and extra, lists of "
         "names, and equal.\n",
     .opts = opts,
     .examples = "  $ lm-hash bielik-7b.gguf\n"
                 "  $ lm-hash --quiet bielik-7b/\n"
                 "  $ lm-hash --write bielik.sums bielik-7b/ && lm-hash --check bielik.sums bielik-7b.gguf\n",
-    .min_args = 1,
+    .min_args = 0,
     .max_args = 1,
 };
 
@@ -90,9 +94,10 @@ static json_t *tensor_json(const struct lm_hash_tensor *t)
         return o;
     }
     json_object_set_new(o, "source", cli_json_str(lm_span_str(t->src->name)));
+    json_object_set_new(o, "n_sources", json_integer((json_int_t)t->n_src));
     json_object_set_new(o, "dtype", json_string(lm_dtype_name(t->src->dtype)));
-    for (unsigned i = 0; i < t->src->n_dims; i++)
-        json_array_append_new(shape, json_integer((json_int_t)t->src->shape[i]));
+    for (unsigned i = 0; i < t->n_dims; i++)
+        json_array_append_new(shape, json_integer((json_int_t)t->shape[i]));
     json_object_set_new(o, "shape", shape);
     return o;
 }
@@ -308,7 +313,15 @@ int main(int argc, char **argv)
     struct lm_err e;
     int code = CLI_OK;
 
-    cli_parse(&cmd, argc, argv, &o);
+    int n = cli_parse(&cmd, argc, argv, &o);
+    if (o.names) {
+        hash_print_names();
+        return cli_finish(CLI_OK);
+    }
+    if (n == 0) {
+        cli_note("lm-hash: give a model, or --names");
+        return cli_finish(CLI_USAGE);
+    }
     if (run(&o, argv[1], &code, &e))
         code = cli_fail(&e);
     return cli_finish(code);

@@ -7,13 +7,14 @@
 
 #include "cmd/quantize.h"
 #include "convert/reproduce.h"
+#include "gpu/engine.h"
 
 struct options {
-    const char *type, *name, *output_type, *embedding_type, *report;
+    const char *type, *name, *output_type, *embedding_type, *report, *device;
     struct cli_list imatrix, tensor_types, recipes;
     int threads;
     bool pure, force, dry_run, json, account, allow_unknown, leave_output, print_recipe, strict, errors, allow_nan;
-    bool resume, commit;
+    bool resume, commit, no_source_sums;
     const char *part, *reproduce;
     uint64_t split, max_ram;
 };
@@ -47,10 +48,13 @@ static const struct cli_opt opts[] = {
     {"name", 0, CLI_STRING, "NAME", AT(name), "general.name (default: the source's, or its folder's name).", NULL},
     {"allow-unknown", 0, CLI_FLAG, NULL, AT(allow_unknown),
      "Carry tensors that the architecture does not know under their own names instead of refusing.", NULL},
+    {"no-source-sums", 0, CLI_FLAG, NULL, AT(no_source_sums), "Do not write down what the source's tensors were.", NULL},
     {"account", 'a', CLI_FLAG, NULL, AT(account), "One line a tensor, layers not folded.", NULL},
     {"dry-run", 'n', CLI_FLAG, NULL, AT(dry_run), "Announce types, sizes and what it takes; write nothing.", NULL},
     {"force", 'f', CLI_FLAG, NULL, AT(force), "Replace an existing destination.", NULL},
     {"threads", 0, CLI_INT, "N", AT(threads), "Threads (default: all cores).", NULL},
+    {"device", 0, CLI_STRING, "DEVICE", AT(device),
+     "Where to encode: cpu (default), cuda, cuda:1 …, or auto; the bytes are the same.", NULL},
     ACCOUNT_DURABLE(struct options, resume, part, commit, max_ram),
     {"json", 0, CLI_FLAG, NULL, AT(json), "The account as JSON.", NULL},
     {NULL, 0, CLI_FLAG, NULL, 0, NULL, NULL},
@@ -77,8 +81,9 @@ static const struct cli_cmd cmd = {
         "Errors (--errors, --report) compare what was written with the source's values: root mean square relative to "
         "the values', the largest single one, cosine.\n"
         "\n"
-        "The file says how it was made (libmodel.recipe.* in its metadata: version, type, rules, source files), and "
-        "--reproduce makes it again from SRC (with the same --imatrix, if there was one) and compares every byte.\n"
+        "The file says how it was made (libmodel.recipe.* in its metadata: version, type, rules, source files, a sum of "
+        "every source tensor), and --reproduce makes it again from SRC (with the same --imatrix, if there was one) and "
+        "compares every byte; a tensor of SRC that is not the one it was made of is named first.\n"
         "\n"
         "With --json: the object of lm-convert (see there) with type.\n",
     .opts = opts,
@@ -149,7 +154,7 @@ static int make_request(struct lm_request *r, struct parts *x, const struct opti
 
     *r = (struct lm_request){.to = lm_format_find("gguf"), .quantize = true, .dtype = -1, .pure = o->pure,
                              .max_file_bytes = o->split, .name = o->name, .allow_unknown = o->allow_unknown,
-                             .allow_nan = o->allow_nan, .mix = &x->mix};
+                             .allow_nan = o->allow_nan, .no_source_sums = o->no_source_sums, .mix = &x->mix};
     if (!o->type)
         return lm_err_set(e, LM_USAGE, "--type is needed, for instance --type Q4_K_M");
     r->ftype = lm_ftype_find(o->type);
@@ -212,7 +217,8 @@ static int run(const struct options *o, const char *src, const char *dst, struct
     struct lm_request req;
     int rc = -1;
 
-    if (account_durable(&r, o->resume, o->part, o->commit, e) == 0 && make_request(&req, &x, o, dst, e) == 0 &&
+    if (account_durable(&r, o->resume, o->part, o->commit, e) == 0 &&
+        lm_engine_quantizer(&r.quantizer, &r.quantizer_ordinal, o->device, e) == 0 && make_request(&req, &x, o, dst, e) == 0 &&
         lm_model_open(&m, src, e) == 0 && lm_plan_make(&p, m, &req, e) == 0)
         rc = execute(p, &r, o, src, e);
     lm_plan_free(p);
@@ -299,7 +305,8 @@ static int run_several(const struct options *o, const char *src, const char *dir
     if (rc == 0 && (!dir || !*dir || o->report || o->print_recipe))
         rc = lm_err_set(e, LM_USAGE, "several types need a folder for DST, and are not for --report and --print-recipe");
     if (rc == 0)
-        rc = account_durable(&r, o->resume, o->part, o->commit, e) || lm_model_open(&m, src, e) ? -1 : 0;
+        rc = account_durable(&r, o->resume, o->part, o->commit, e) ||
+             lm_engine_quantizer(&r.quantizer, &r.quantizer_ordinal, o->device, e) || lm_model_open(&m, src, e) ? -1 : 0;
     bool made = rc == 0 && !o->dry_run && mkdir(dir, 0777) == 0;
     char *rest = NULL, *type = rc == 0 ? strtok_r(s->types, ",", &rest) : NULL;
     for (; rc == 0 && type; type = strtok_r(NULL, ",", &rest))
@@ -332,8 +339,10 @@ static int compare_again(const struct options *o, const char *src, const struct 
     struct lm_importance *importance = NULL;
     struct lm_model *m = NULL;
     struct lm_plan *p = NULL;
-    int rc = o->imatrix.n > 0 ? lm_importance_read(&importance, o->imatrix.items, o->imatrix.n, e) : 0;
+    int rc = lm_engine_quantizer(&how.quantizer, &how.quantizer_ordinal, o->device, e);
 
+    if (rc == 0 && o->imatrix.n > 0)
+        rc = lm_importance_read(&importance, o->imatrix.items, o->imatrix.n, e);
     rec->mix.importance = importance;
     if (rc == 0)
         rc = lm_model_open(&m, src, e) || lm_plan_make(&p, m, &rec->req, e) ? -1 : 0;
@@ -375,7 +384,7 @@ static int choose(const struct options *o, const char *src, const char *dst, str
 
 int main(int argc, char **argv)
 {
-    struct options o = {0};
+    struct options o = {.device = "cpu"};
     struct lm_err e = {0};
     int n = cli_parse(&cmd, argc, argv, &o);
 

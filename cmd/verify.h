@@ -6,7 +6,7 @@
 #include "gpu/compare.h"
 
 struct verify_opts {
-    const char *text, *reference, *report;
+    const char *text, *reference, *report, *as;
     uint64_t tokens;          /* 0: all of the text */
     double max_kld, max_diff; /* < 0: the default */
     int per_position;         /* 0 folded, 1 full, 2 none */
@@ -17,7 +17,8 @@ struct verify_opts {
 enum {
     VERIFY_ROOM = 32 << 20,    /* bytes of each buffer of logits */
     VERIFY_HIDDEN = 256 << 20, /* bytes of hidden states that are kept */
-    VERIFY_BUCKETS = 4
+    VERIFY_BUCKETS = 4,
+    VERIFY_MOST_TYPES = 12
 };
 
 struct verify {
@@ -44,6 +45,7 @@ struct verify {
 
     double weight_error;            /* relative, that the dtypes explain */
     double max_kld, max_diff;       /* in force; infinite: not checked */
+    bool layers_judged;             /* a layer that departs is a failure: no limit was given */
     bool failed;
 };
 
@@ -71,6 +73,8 @@ int verify_explain(struct verify *v, struct lm_err *e);
 
 /* ---- verify_truth.c: one model's modes of computing against the pass in double; the exit code. */
 int verify_truth(struct verify *v, struct lm_err *e);
+/* ---- verify_round.c: A's weights in the types of --as (or the usual two), each a model the caller closes. */
+int verify_round(struct verify *v, struct lm_model **out, const char **names, size_t *n, struct lm_err *e);
 
 /* ---- verify_print.c, verify_json.c, verify_html.c */
 const char *verify_layer_name(int layer, char *buf, size_t size);

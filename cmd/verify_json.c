@@ -115,6 +115,7 @@ json_t *verify_json(const struct verify *v)
     json_object_set_new(o, "first_divergent_layer", layer_json(v->layers ? v->first_divergent : LM_NOWHERE));
     json_object_set_new(o, "max_kld", cli_json_real(v->max_kld));
     json_object_set_new(o, "max_diff", cli_json_real(v->max_diff));
+    json_object_set_new(o, "layers_judged", json_boolean(v->layers_judged));
     json_object_set_new(o, "passed", json_boolean(!v->failed));
     json_object_set_new(o, "buckets", buckets_json(v));
     json_object_set_new(o, "layers", v->layers ? layers_json(v) : json_null());

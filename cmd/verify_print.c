@@ -172,6 +172,10 @@ static void print_limit(const struct verify *v)
     if (isfinite(v->max_diff))
         printf("|diff| limit      %.3g (%s): %s\n", v->max_diff, v->o.max_diff >= 0 ? "--max-diff" : "the default",
                diff_bad ? "exceeded" : "kept");
+    if (v->first_divergent != LM_NOWHERE && !kld_bad && !diff_bad)
+        printf("verdict           %s\n", v->layers_judged
+                   ? "different: a layer departs by more than its types explain"
+                   : "kept within the limit that was given; that a layer departs is not judged");
 }
 
 static void print_perplexity(const struct verify *v)

@@ -1,8 +1,11 @@
-/* Both in lock step: logits of a chunk of each, compared and forgotten. */
+/* Both in lock step: a layer of each in turn, then logits of some tokens of
+ * each, compared and forgotten. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "cmd/verify.h"
+
+enum { MOST_AT_ONCE = 4096 };
 
 static const size_t bucket_ends[VERIFY_BUCKETS] = {64, 512, 4096, SIZE_MAX};
 
@@ -48,12 +51,12 @@ static void compare(const struct verify *v, struct lm_position *p, const float *
     }
 }
 
-/* Logits of B, or of the reference, for positions at..at+n. */
-static int other_logits(struct verify *v, size_t at, size_t n, float *b, struct lm_err *e)
+/* Logits of B, or of the reference, for n positions from `from` of the run that begins at `at`. */
+static int other_logits(struct verify *v, size_t at, size_t from, size_t n, float *b, struct lm_err *e)
 {
     if (v->reference)
-        return lm_tensor_to_f32(v->ref_logits, (uint64_t)at * v->vocab, (uint64_t)n * v->vocab, b, e);
-    return lm_session_eval(v->b.session, v->ids.ids + at, n, LM_LOGITS_ALL, b, e);
+        return lm_tensor_to_f32(v->ref_logits, (uint64_t)(at + from) * v->vocab, (uint64_t)n * v->vocab, b, e);
+    return lm_session_logits(v->b.session, from, n, b, e);
 }
 
 static int32_t next_of(const struct verify *v, size_t pos)
@@ -63,29 +66,64 @@ static int32_t next_of(const struct verify *v, size_t pos)
 
 struct rooms { float *a, *b; struct lm_position *p; size_t n; };
 
-static int run_chunk(struct verify *v, size_t at, size_t n, const struct rooms *r, struct lm_err *e)
+/* Both through a run of tokens, layer by layer: what is not needed of the weights can leave memory. */
+static int run_layers(struct verify *v, size_t at, size_t n, struct cli_progress *progress, struct lm_err *e)
 {
-    if (cli_stop)
-        return lm_err_set(e, LM_INTERRUPTED, "interrupted");
-    if (at % v->window == 0) {
-        lm_session_rewind(v->a.session, 0);
-        if (!v->reference)
-            lm_session_rewind(v->b.session, 0);
+    struct lm_session *sides[] = {v->a.session, v->reference ? NULL : v->b.session};
+    uint32_t n_layers[2] = {v->n_layers, sides[1] ? lm_engine_config(v->b.engine)->n_layers : 0};
+    uint32_t most = n_layers[0] > n_layers[1] ? n_layers[0] : n_layers[1];
+
+    for (int k = 0; k < 2 && sides[k]; k++) {
+        if (at % v->window == 0)
+            lm_session_rewind(sides[k], 0);
+        if (lm_session_begin(sides[k], v->ids.ids + at, n, e) != 0)
+            return -1;
     }
-    if (lm_session_eval(v->a.session, v->ids.ids + at, n, LM_LOGITS_ALL, r->a, e) != 0 ||
-        other_logits(v, at, n, r->b, e) != 0)
-        return -1;
-#pragma omp parallel for schedule(static) if (n > 1)
-    for (size_t i = 0; i < n; i++)
-        compare(v, &r->p[i], r->a + i * v->vocab, r->b + i * v->vocab, next_of(v, at + i));
-    for (size_t i = 0; i < n; i++) { /* in order, so that the sums are always the same */
-        lm_tally_add(&v->all, &r->p[i], at + i);
-        lm_tally_add(&v->bucket[bucket_of((at + i) % v->window)], &r->p[i], at + i);
-        v->kld[at + i] = r->p[i].kld;
-        if (v->positions)
-            v->positions[at + i] = r->p[i];
+    for (uint32_t i = 0; i < most; i++) {
+        for (int k = 0; k < 2 && sides[k]; k++)
+            if (cli_stop || (i < n_layers[k] && lm_session_layer(sides[k], i, e) != 0))
+                return cli_stop ? lm_err_set(e, LM_INTERRUPTED, "interrupted") : -1;
+        cli_progress(progress, at + n * (i + 1) / (most + 1), v->ids.n);
     }
     return 0;
+}
+
+/* In order, so that the sums are always the same. */
+static void note(struct verify *v, size_t at, const struct lm_position *p)
+{
+    lm_tally_add(&v->all, p, at);
+    lm_tally_add(&v->bucket[bucket_of(at % v->window)], p, at);
+    v->kld[at] = p->kld;
+    if (v->positions)
+        v->positions[at] = *p;
+}
+
+static int run_logits(struct verify *v, size_t at, size_t n, const struct rooms *r, struct lm_err *e)
+{
+    for (size_t from = 0, here; from < n; from += here) {
+        here = n - from < r->n ? n - from : r->n;
+        if (cli_stop)
+            return lm_err_set(e, LM_INTERRUPTED, "interrupted");
+        if (lm_session_logits(v->a.session, from, here, r->a, e) != 0 || other_logits(v, at, from, here, r->b, e) != 0)
+            return -1;
+#pragma omp parallel for schedule(static) if (here > 1)
+        for (size_t i = 0; i < here; i++)
+            compare(v, &r->p[i], r->a + i * v->vocab, r->b + i * v->vocab, next_of(v, at + from + i));
+        for (size_t i = 0; i < here; i++)
+            note(v, at + from + i, &r->p[i]);
+    }
+    lm_session_end(v->a.session);
+    if (!v->reference)
+        lm_session_end(v->b.session);
+    return 0;
+}
+
+/* Tokens that go through a layer together; what they carry from one to the next is all that is held. */
+static size_t run_length(const struct verify *v)
+{
+    size_t fit = VERIFY_HIDDEN / (2 * v->d_model * sizeof(float));
+
+    return fit > MOST_AT_ONCE ? MOST_AT_ONCE : fit > 0 ? fit : 1;
 }
 
 static int run_all(struct verify *v, const struct rooms *rooms, struct lm_err *e)
@@ -96,11 +134,11 @@ static int run_all(struct verify *v, const struct rooms *rooms, struct lm_err *e
     cli_progress_begin(&progress, "comparing");
     progress.unit = "tokens";
     for (size_t at = 0, n; r == 0 && at < v->ids.n; at += n) {
-        size_t in_window = v->window - at % v->window;
+        size_t in_window = v->window - at % v->window, most = run_length(v);
         n = v->ids.n - at;
         n = n < in_window ? n : in_window;
-        n = n < rooms->n ? n : rooms->n;
-        r = run_chunk(v, at, n, rooms, e);
+        n = n < most ? n : most;
+        r = run_layers(v, at, n, &progress, e) != 0 || run_logits(v, at, n, rooms, e) != 0 ? -1 : 0;
         cli_progress(&progress, at + n, v->ids.n);
     }
     cli_progress_end(&progress);

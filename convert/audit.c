@@ -168,7 +168,7 @@ static int count_params(struct lm_audit *a, struct lm_err *e)
         keys[i].n_bytes = t->t->n_bytes;
         t->shared = t->t->n_bytes > 0 && lm_map_put(seen, lm_span_of(&keys[i], sizeof keys[i]), i) == 0;
         a->n_params += t->shared ? 0 : t->t->n_elems;
-        a->n_bytes += t->shared ? 0 : t->t->n_bytes;
+        a->n_bytes += t->shared ? 0 : lm_tensor_stored_bytes(t->t);
     }
     lm_map_free(seen);
     return 0;
@@ -189,6 +189,15 @@ static uint64_t key_number(const struct lm_audit *a, const char *suffix)
     return v && v->type != LM_META_STR && v->type != LM_META_ARRAY ? v->u : 0;
 }
 
+static bool is_of_experts(const struct lm_audit_tensor *t)
+{
+    const char *role = lm_role_name(t->role);
+
+    if (t->known)
+        return strstr(role, "_exps") != NULL;
+    return strstr(t->t->name, ".experts.") || strstr(t->t->name, "_exps.");
+}
+
 /* A mixture of experts uses some of its experts for a token. */
 static void count_active(struct lm_audit *a, const json_t *config)
 {
@@ -202,13 +211,15 @@ static void count_active(struct lm_audit *a, const json_t *config)
         used = key_number(a, "expert_used_count");
     a->n_active = a->n_params;
     if (!all || !used || used >= all)
-        return;
-    for (size_t i = 0; i < a->n_tensors; i++) {
-        const struct lm_tensor *t = a->tensors[i].t;
-        if (!a->tensors[i].shared && (strstr(t->name, ".experts.") || strstr(t->name, "_exps.")))
-            experts += t->n_elems;
-    }
-    a->n_active -= (uint64_t)((double)experts * (double)(all - used) / (double)all);
+        all = used = 1;
+    for (size_t i = 0; i < a->n_tensors; i++)
+        if (!a->tensors[i].shared && is_of_experts(&a->tensors[i]))
+            experts += a->tensors[i].t->n_elems;
+    a->n_active -= experts / all * (all - used);
+    a->n_multiplied = a->n_active;
+    const struct lm_audit_tensor *table = lmc_audit_role(a, LM_ROLE_TOKEN_EMBD, -1);
+    if (table && lmc_audit_role(a, LM_ROLE_OUTPUT, -1))
+        a->n_multiplied -= table->t->n_elems;
 }
 
 static const char *arch_name(struct lm_audit *a, const json_t *config)

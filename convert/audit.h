@@ -118,7 +118,8 @@ struct lm_audit {
     struct lm_vocab *vocab;  /* or NULL */
     struct lm_audit_tensor *tensors; /* model order */
     size_t n_tensors;
-    uint64_t n_params, n_active, n_bytes; /* shared ones counted once; active: what one token uses */
+    uint64_t n_params, n_active, n_bytes; /* shared ones counted once; active: all but the experts that a token does not use */
+    uint64_t n_multiplied;   /* active without an embedding of which a token only reads a row */
     struct lm_finding *findings; /* worst first, then by rule, then in model order */
     size_t n_findings, n_of[3];  /* by severity */
     struct lm_engine_row engines[8];

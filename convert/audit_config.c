@@ -75,9 +75,15 @@ static void check_json(struct lm_audit *a, const json_t *config)
 
 static bool states_theta(const struct lm_audit *a, const json_t *config)
 {
+    const json_t *rope = json_object_get(config, "rope_parameters"), *kind;
+    const char *key;
+
     if (lmc_audit_is_gguf(a))
         return lmc_audit_key(a, "rope.freq_base") != NULL;
-    return json_object_get(config, "rope_theta") || json_object_get(json_object_get(config, "rope_parameters"), "rope_theta");
+    json_object_foreach((json_t *)rope, key, kind) /* one set for each kind of layer */
+        if (json_object_get(kind, "rope_theta"))
+            return true;
+    return json_object_get(config, "rope_theta") || json_object_get(rope, "rope_theta");
 }
 
 static void check_rope(struct lm_audit *a, const json_t *config)
@@ -85,7 +91,7 @@ static void check_rope(struct lm_audit *a, const json_t *config)
     const struct lm_config *c = &a->config;
     bool freqs = lmc_audit_role(a, LM_ROLE_ROPE_FREQS, -1) != NULL;
 
-    if (c->arch->rope_hf == LM_ROPE_NONE)
+    if (c->arch->rope_hf == LM_ROPE_NONE || c->alibi)
         return;
     if (!states_theta(a, config))
         lmc_found(a, LM_RULE_rope_theta_missing, lmc_audit_is_gguf(a) ? "rope.freq_base" : "config.json",

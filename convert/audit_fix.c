@@ -8,15 +8,16 @@
 #include "convert/audit_parts.h"
 #include "convert/stream.h"
 
-enum { CHUNK = 4 << 20 };
+enum { CHUNK = 4 << 20, N_SIDES = 5 };
 
 struct side { const char *name; json_t *json; bool changed; };
 
 struct fix {
     const struct lm_audit *a;
     struct lm_meta *meta;   /* GGUF: the new keys */
-    struct side sides[4];   /* JSON files that mends may change */
+    struct side sides[N_SIDES]; /* JSON files that mends may change */
     bool add_format;        /* safetensors: "format": "pt" */
+    bool pad;               /* safetensors: the header to a multiple of 8 bytes */
     char *dir, *base;
     struct lm_commit *commit;
     uint8_t *buf;
@@ -102,7 +103,7 @@ static int mend_version(struct fix *x, const struct lm_finding *f)
 
 static struct side *side_of(struct fix *x, const char *name)
 {
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < N_SIDES; i++)
         if (strcmp(x->sides[i].name, name) == 0 && x->sides[i].json)
             return &x->sides[i];
     return NULL;
@@ -164,6 +165,53 @@ static int mend_index(struct fix *x, const struct lm_finding *f)
     return json_object_set_new(meta, "total_size", json_integer((json_int_t)x->a->n_bytes)) ? -1 : 1;
 }
 
+/* The text that transformers takes, into every JSON file that has one. */
+static int mend_template(struct fix *x, const struct lm_finding *f)
+{
+    static const char *const files[] = {"tokenizer_config.json", "chat_template.json"};
+    json_t *keep;
+    struct lm_span t = lmc_audit_template_of(x->a, "chat_template.jinja", &keep);
+    int rc = 0;
+
+    (void)f;
+    if (t.size == 0)
+        t = lmc_audit_template_of(x->a, files[0], &keep);
+    for (size_t i = 0; rc >= 0 && i < 2; i++) {
+        struct side *s = side_of(x, files[i]);
+        if (s && json_object_get(s->json, "chat_template"))
+            rc = set_json(x, files[i], "chat_template", json_stringn((const char *)t.data, t.size));
+    }
+    json_decref(keep);
+    return rc < 0 ? -1 : 1;
+}
+
+/* The id joins those that stop already. */
+static int mend_stop(struct fix *x, const struct lm_finding *f)
+{
+    const char *file = side_of(x, "generation_config.json") ? "generation_config.json" : "config.json";
+    const char *at = strstr(f->found, " is id ");
+    struct side *s = side_of(x, file);
+    int64_t ids[15];
+
+    if (!s || !at)
+        return 0;
+    size_t n = lmc_audit_ids(s->json, "eos_token_id", ids, 15);
+    json_t *list = json_array();
+    if (n == 0 && x->a->vocab->eos_id >= 0)
+        ids[n++] = x->a->vocab->eos_id;
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(ids[i]));
+    json_array_append_new(list, json_integer(strtoll(at + strlen(" is id "), NULL, 10)));
+    return set_json(x, file, "eos_token_id", list);
+}
+
+static int mend_alignment(struct fix *x, const struct lm_finding *f)
+{
+    (void)f;
+    x->pad = true;
+    return 1;
+}
+
 static int mend_format(struct fix *x, const struct lm_finding *f)
 {
     (void)f;
@@ -181,7 +229,8 @@ static const struct { enum lm_rule_id rule; int (*mend)(struct fix *x, const str
     {LM_RULE_rope_theta_missing, mend_theta}, {LM_RULE_tie_ignored, mend_tie},
     {LM_RULE_head_absent, mend_tie},         {LM_RULE_dtype_disagrees, mend_dtype},
     {LM_RULE_eos_disagrees, mend_eos},       {LM_RULE_index_size, mend_index},
-    {LM_RULE_format_key, mend_format},
+    {LM_RULE_format_key, mend_format},       {LM_RULE_template_differs, mend_template},
+    {LM_RULE_template_eos, mend_stop},       {LM_RULE_safetensors_unaligned, mend_alignment},
 };
 
 static bool only_gguf(enum lm_rule_id r)
@@ -282,17 +331,18 @@ static int write_gguf(struct fix *x, struct lm_err *e)
     return rc;
 }
 
-/* The header with the key put in front; malloc'd. */
-static char *header_with_format(struct lm_span old, size_t *n)
+/* The header padded, with the key where that is missing; malloc'd. */
+static char *new_header(struct lm_span old, bool add_format, size_t *n)
 {
     json_t *root = json_loadb((const char *)old.data, old.size, 0, NULL), *meta;
     char *text = NULL, *out = NULL;
 
     if (json_is_object(root)) {
-        if (!json_is_object(json_object_get(root, "__metadata__")))
+        if (add_format && !json_is_object(json_object_get(root, "__metadata__")))
             json_object_set_new(root, "__metadata__", json_object());
         meta = json_object_get(root, "__metadata__");
-        json_object_set_new(meta, "format", json_string("pt"));
+        if (add_format)
+            json_object_set_new(meta, "format", json_string("pt"));
         text = json_dumps(root, JSON_COMPACT);
     }
     json_decref(root);
@@ -311,9 +361,9 @@ static int write_tensors(struct fix *x, const struct lm_model_file *f, struct lm
     size_t n_new = 0;
     int fd;
 
-    if (!x->add_format)
+    if (!x->add_format && !x->pad)
         return add_file(x, name, f->map.size, "", 0, &fd, e) || copy_bytes(x, f, 0, fd, 0, f->map.size, e) ? -1 : 0;
-    char *text = header_with_format(lm_span_of(f->map.data + 8, (size_t)n_old), &n_new);
+    char *text = new_header(lm_span_of(f->map.data + 8, (size_t)n_old), x->add_format, &n_new);
     int rc = text ? 0 : lmc_nomem(e);
     lm_store_u64le(length, n_new);
     if (rc == 0 && (add_file(x, name, 8 + n_new + f->map.size - data, length, 8, &fd, e) ||
@@ -355,8 +405,8 @@ static int write_folder(struct fix *x, struct lm_err *e)
 
 static int begin(struct fix *x, const char *dst, struct lm_err *e)
 {
-    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer_config.json",
-                                        "model.safetensors.index.json"};
+    static const char *const names[N_SIDES] = {"config.json", "generation_config.json", "tokenizer_config.json",
+                                        "model.safetensors.index.json", "chat_template.json"};
     const struct lm_meta *old = lm_model_meta(x->a->m);
     const char *base = lmc_base_name(dst), *key;
 
@@ -374,7 +424,7 @@ static int begin(struct fix *x, const char *dst, struct lm_err *e)
         x->dir = strdup(dst);
         x->base = strdup("model.safetensors");
     }
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < N_SIDES; i++)
         x->sides[i] = (struct side){names[i], x->meta ? NULL : lmc_audit_json(x->a, names[i]), false};
     return x->buf && x->dir && x->base && (x->meta || !lmc_audit_is_gguf(x->a)) ? 0 : lmc_nomem(e);
 }
@@ -406,7 +456,7 @@ int lm_audit_fix(const struct lm_audit *a, const char *dst, bool force, size_t *
         *fixed = x.n_fixed;
     lm_commit_abort(x.commit);
     lm_meta_free(x.meta);
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < N_SIDES; i++)
         json_decref(x.sides[i].json);
     free(x.dir);
     free(x.base);

@@ -94,7 +94,7 @@ static bool has_prefix_key(const struct lm_audit *a, const char *prefix)
 static void check_quantized(struct lm_audit *a)
 {
     static const char *const sources[] = {"general.source.", "general.base_model.", "quantize.imatrix.",
-                                          "libmodel.source.", NULL};
+                                          "libmodel.source.", "libmodel.recipe.source.", NULL};
 
     if (!lm_meta_get(lm_model_meta(a->m), "general.quantization_version"))
         lmc_found(a, LM_RULE_quantization_version, "general.quantization_version", "the key is missing");

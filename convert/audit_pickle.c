@@ -157,7 +157,8 @@ static void report(struct lm_audit *a, const char *path, const struct walk *w)
     for (size_t i = 0; i < w->n_imports; i++)
         if (!is_harmless(w->imports[i]))
             lmc_found(a, LM_RULE_pickle_code, path, "it imports %s; %zu calls follow from it", w->imports[i], w->n_calls);
-    if (w->broken)
+    /* The length that begins a safetensors file may look like a pickle, which then soon breaks. */
+    if (w->broken && !(a->m && lmc_is_safetensors(lm_model_format(a->m))))
         lmc_found(a, LM_RULE_pickle_code, path, "the pickle is broken at byte %zu: a scanner stops there, a loader may not",
                   w->c.pos);
 }

@@ -141,6 +141,20 @@ static void check_folder(struct lm_audit *a)
     free(dir);
 }
 
+/* Elements of a type begin at multiples of their size, seen from the file's beginning. */
+static void check_alignment(struct lm_audit *a)
+{
+    for (size_t i = 0; i < a->n_tensors; i++) {
+        const struct lm_tensor *t = a->tensors[i].t;
+        size_t width = lm_dtype_info(t->dtype)->block_elems == 1 ? lm_dtype_info(t->dtype)->block_bytes : 1;
+        if (t->n_bytes == 0 || t->offset % width == 0)
+            continue;
+        lmc_found(a, LM_RULE_safetensors_unaligned, t->name, "it begins at byte %llu of %s, its elements have %zu",
+                  (unsigned long long)t->offset, lmc_base_name(lm_model_file(a->m, t->file)->path), width);
+        return;
+    }
+}
+
 static void check_index(struct lm_audit *a)
 {
     json_t *root = lmc_audit_json(a, "model.safetensors.index.json");
@@ -167,6 +181,7 @@ void lmc_audit_places(struct lm_audit *a)
         return;
     if (!lm_meta_get(lm_model_meta(a->m), "format"))
         lmc_found(a, LM_RULE_format_key, lmc_base_name(lm_model_file(a->m, 0)->path), "__metadata__ has no \"format\"");
+    check_alignment(a);
     check_folder(a);
     check_index(a);
 }

@@ -205,6 +205,10 @@ static int read_piece(const struct job *j, const struct lm_tensor *t, uint64_t f
 
     if (lmc_room_fit(&w->raw, bytes, e))
         return -1;
+    if (t->packed) {
+        lm_tensor_read(t, lm_dtype_bytes(t->dtype, first), bytes, w->raw.data);
+        return 0;
+    }
     if (lmc_pread_all(lm_model_file(j->a->m, t->file)->fd, w->raw.data, bytes,
                       t->offset + lm_dtype_bytes(t->dtype, first), e))
         return lm_err_prefix(e, "tensor '%s'", t->name);

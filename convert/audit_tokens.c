@@ -154,7 +154,7 @@ static void check_gguf(struct lm_audit *a)
     const struct lm_meta *m = lm_model_meta(a->m);
     const struct lm_meta_value *model = lm_meta_get(m, "tokenizer.ggml.model");
 
-    if (!model || model->type != LM_META_STR)
+    if (!model || model->type != LM_META_STR || !a->vocab) /* "none" says that there is no tokenizer */
         return;
     if (lm_span_eq(model->str, lm_span_str("gpt2")) && !lm_meta_get(m, "tokenizer.ggml.pre"))
         lmc_found(a, LM_RULE_pre_missing, "tokenizer.ggml.pre", "the key is missing");

@@ -114,7 +114,9 @@ static void check_wide(struct lm_audit *a)
     for (size_t i = 0; i < a->n_tensors; i++) {
         const struct lm_audit_tensor *t = &a->tensors[i];
         bool wide = t->t->dtype == LM_F32 || t->t->dtype == LM_F64;
-        if (!counts(a, i) || !is_matrix(t) || !wide || !(t->stats.bf16_exact || t->stats.f16_exact))
+        bool exact = t->stats.bf16_exact || t->stats.f16_exact;
+        /* GGUF wants learned positions in F32. */
+        if (!counts(a, i) || !is_matrix(t) || !wide || !exact || (t->role == LM_ROLE_POS_EMBD && lmc_audit_is_gguf(a)))
             continue;
         n++;
         bytes += t->t->n_bytes - 2 * t->t->n_elems;
@@ -173,6 +175,15 @@ static bool is_norm(const struct lm_audit_tensor *t)
     return t->role == LM_ROLE_ATTN_NORM || t->role == LM_ROLE_FFN_NORM || t->role == LM_ROLE_OUTPUT_NORM;
 }
 
+/* Hugging Face's files of some families hold norms minus 1. */
+static bool is_stored_minus_one(const struct lm_audit *a, const struct lm_audit_tensor *t)
+{
+    int layer;
+    const struct lm_arch_row *row = lmc_canon_row(a->canons, t->t->name, &layer);
+
+    return a->canons->naming == LM_NAMES_HF && row && row->transform == LM_T_PLUS_ONE;
+}
+
 static void check_norms(struct lm_audit *a)
 {
     size_t n = 0, centred = 0;
@@ -180,7 +191,7 @@ static void check_norms(struct lm_audit *a)
 
     for (size_t i = 0; i < a->n_tensors; i++) {
         const struct lm_audit_tensor *t = &a->tensors[i];
-        if (!t->known || !t->has_stats || !is_norm(t))
+        if (!t->known || !t->has_stats || !is_norm(t) || is_stored_minus_one(a, t))
             continue;
         n++;
         if (t->stats.min < 0 && lm_stats_mean(&t->stats) < 0.5 * lm_stats_std(&t->stats)) {

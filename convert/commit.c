@@ -231,6 +231,77 @@ int lm_commit_add(struct lm_commit *c, const char *name, uint64_t n_bytes, int *
     return 0;
 }
 
+/* ---- before they have names */
+
+/* Through /proc; a bare chroot may lack it, and then every file has a hidden name. */
+static char *path_of_data(const struct lm_commit *c, const struct out_file *f)
+{
+    char *path = NULL, *real = NULL;
+    int rc;
+
+    if (!f->hidden || access("/proc/self/fd", X_OK) == 0)
+        rc = asprintf(&path, "/proc/self/fd/%d", f->fd);
+    else
+        rc = (real = realpath(c->dir, NULL)) ? asprintf(&path, "%s/%s", real, f->hidden) : -1;
+    free(real);
+    return rc < 0 ? NULL : path;
+}
+
+static int link_preview(const struct lm_commit *c, const struct out_file *f, const char *folder, struct lm_err *e)
+{
+    char *at = NULL, *to = path_of_data(c, f);
+    int rc;
+
+    if (!to || asprintf(&at, "%s/%s", folder, f->name) < 0)
+        rc = lm_err_set(e, LM_NOMEM, "out of memory");
+    else
+        rc = symlink(to, at) < 0 ? lm_err_errno(e, "%s: cannot be made", at) : 0;
+    free(to);
+    free(at);
+    return rc;
+}
+
+static int link_previews(const struct lm_commit *c, char *folder, struct lm_err *e)
+{
+    if (!mkdtemp(folder))
+        return lm_err_errno(e, "%s: cannot be made", folder);
+    for (size_t i = 0; i < c->n_files; i++)
+        if (link_preview(c, &c->files[i], folder, e))
+            return -1;
+    return 0;
+}
+
+int lmc_commit_preview(char **path, const struct lm_commit *c, const char *name, struct lm_err *e)
+{
+    const char *tmp = getenv("TMPDIR");
+
+    if (c->n_files == 1)
+        return (*path = path_of_data(c, &c->files[0])) ? 0 : lm_err_set(e, LM_NOMEM, "out of memory");
+    if (asprintf(path, "%s/libmodel-XXXXXX%c%s", tmp && *tmp ? tmp : "/tmp", 0, name) < 0) {
+        *path = NULL;
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    }
+    int rc = link_previews(c, *path, e);
+    (*path)[strlen(*path)] = '/'; /* folder and name are one path from here on */
+    return rc;
+}
+
+void lmc_commit_preview_end(const struct lm_commit *c, char *path)
+{
+    char *slash = path && c->n_files != 1 ? strrchr(path, '/') : NULL, *at;
+
+    if (slash)
+        *slash = 0;
+    for (size_t i = 0; slash && i < c->n_files; i++)
+        if (asprintf(&at, "%s/%s", path, c->files[i].name) >= 0) {
+            unlink(at);
+            free(at);
+        }
+    if (slash)
+        rmdir(path);
+    free(path);
+}
+
 /* ---- the names */
 
 static int link_unnamed(struct lm_commit *c, struct out_file *f, const char *as)

@@ -11,5 +11,10 @@
 int lmc_commit_keep(struct lm_commit *c, const char *folder, bool naming, struct lm_err *e);
 /* Every file to the disk. */
 int lmc_commit_sync(const struct lm_commit *c, struct lm_err *e);
+/* A path by which a file called `name` can be opened before it has that name,
+ * and the others beside it: one file by its descriptor, several by links to
+ * theirs in a temporary folder. malloc'd. */
+int lmc_commit_preview(char **path, const struct lm_commit *c, const char *name, struct lm_err *e);
+void lmc_commit_preview_end(const struct lm_commit *c, char *path); /* removes and frees it; NULL is fine */
 
 #endif

@@ -7,6 +7,7 @@
 #include "libmodel/arch.h"
 #include "libmodel/format.h"
 #include "libmodel/imatrix.h"
+#include "libmodel/quantizer.h"
 #include "libmodel/vocab.h"
 
 /* ---- policy.c: llama.cpp's file types as a table of rules (formats.md 2.4-2.6) */
@@ -69,6 +70,7 @@ struct lm_request {
     const char *name;            /* general.name; NULL: from the source */
     bool compress;               /* formats that can */
     bool bare;                   /* tensors only, no small files beside them (a single .safetensors) */
+    bool no_source_sums;         /* of a quantization: the output does not say what its source's tensors were */
     bool allow_unknown;          /* tensors that the architecture does not know keep their own names */
 };
 
@@ -111,6 +113,7 @@ struct lm_plan_item {
     /* filled while running */
     uint64_t n_overflow, n_flushed, n_nan; /* finite to infinite; non-zero to zero; NaN or Inf in the source */
     struct lm_errors errors;     /* with lm_run_options.measure */
+    uint64_t source_sum;         /* of what it was made of (convert/source.h); 0: not summed */
 };
 struct lm_plan_drop { const struct lm_tensor *src; const char *why; };
 
@@ -133,6 +136,7 @@ struct lm_plan {
     struct lm_plan_part { char *base; struct lm_span exact_header; size_t first, n; } *parts;
     size_t n_parts;
     bool exact;                  /* the original files are given back byte for byte */
+    bool sums_source;            /* items' source_sum are wanted: the output's metadata hold them */
     char **notes;                /* sentences that the user should see */
     size_t n_notes;
     uint64_t n_src_bytes, n_dst_bytes;
@@ -160,6 +164,8 @@ struct lm_run_options {
     unsigned part, n_parts;   /* with keep: share `part`, from 1, of n_parts; the plan is `unfinished` after it. n_parts 0: all */
     bool commit_only;         /* with keep: everything must be there already; it is checked and named */
     bool measure;             /* fill each changed item's errors */
+    const struct lm_quantizer *quantizer; /* of a device; NULL: the CPU encodes */
+    int quantizer_ordinal;
     const volatile int *stop; /* set by a signal handler: leave nothing, LM_INTERRUPTED */
     void (*progress)(void *user, uint64_t done, uint64_t total); /* bytes of source read; any thread, serialised */
     void *user;

@@ -42,7 +42,7 @@ static bool common_rows(const struct lmc_canon *a, const struct lmc_canon *b, st
     bool same_rest = n == m && (n < 2 || memcmp(x + 1, y + 1, (n - 1) * sizeof *x) == 0);
 
     *added = 0;
-    if (!same_rest || a->it.src->n_elems == 0)
+    if (!same_rest || lmc_canon_elems(a) == 0)
         return n == m && memcmp(x, y, n * sizeof *x) == 0;
     if (n > 0 && x[0] != y[0]) {
         /* Only a vocabulary grows; elsewhere another height is another model. */
@@ -52,9 +52,27 @@ static bool common_rows(const struct lmc_canon *a, const struct lmc_canon *b, st
         *added = (int64_t)y[0] - (int64_t)x[0];
     }
     p->cols = n > 0 ? x[n - 1] : 1;
-    p->n = a->it.src->n_elems < b->it.src->n_elems ? a->it.src->n_elems : b->it.src->n_elems;
+    p->n = lmc_canon_elems(a) < lmc_canon_elems(b) ? lmc_canon_elems(a) : lmc_canon_elems(b);
     p->rows = p->n / p->cols;
     return true;
+}
+
+/* The tensor as it is compared: with the shape and type of the whole where it was put together. */
+static const struct lm_tensor *side_of(struct work *w, const struct lmc_canon *x)
+{
+    struct lm_tensor *t;
+
+    if (!x || (!x->it.n_pieces && x->it.dtype == x->it.src->dtype))
+        return x ? x->it.src : NULL;
+    if (!(t = lm_arena_array(&w->d->arena, 1, sizeof *t)))
+        return x->it.src;
+    *t = *x->it.src;
+    t->dtype = x->it.dtype;
+    t->n_dims = x->it.n_dims;
+    memcpy(t->shape, x->it.shape, sizeof t->shape);
+    t->n_elems = lmc_canon_elems(x);
+    t->n_bytes = lm_dtype_bytes(t->dtype, t->n_elems);
+    return t;
 }
 
 /* x names it. */
@@ -64,7 +82,7 @@ static struct lm_diff_tensor *add_tensor(struct work *w, const struct lmc_canon 
     struct lm_diff_tensor *t = &w->d->tensors[w->d->n_tensors++];
 
     *t = (struct lm_diff_tensor){.kind = kind, .role = x->it.role, .layer = x->it.layer,
-                                 .a = a ? a->it.src : NULL, .b = b ? b->it.src : NULL,
+                                 .a = side_of(w, a), .b = side_of(w, b),
                                  .name = lm_arena_str(&w->d->arena, lm_span_str(x->name))};
     return t;
 }
@@ -85,9 +103,9 @@ static void add_pair(struct work *w, const struct lmc_canon *a, const struct lmc
 
 static const struct lmc_canon *named(const struct lmc_canons *c, const char *name)
 {
-    for (size_t i = 0; i < c->n; i++)
-        if (strcmp(c->of[i].name, name) == 0)
-            return &c->of[i];
+    for (size_t i = 0; i < c->n_whole; i++)
+        if (strcmp(c->whole[i].name, name) == 0)
+            return &c->whole[i];
     return NULL;
 }
 
@@ -114,18 +132,20 @@ static void add_single(struct work *w, const struct lmc_canon *x, bool in_a)
 static int match(struct work *w, struct lm_err *e)
 {
     struct lmc_canons *a = w->a, *b = w->b;
-    size_t n = a->n + b->n, i = 0, k = 0;
+    size_t n = a->n_whole + b->n_whole, i = 0, k = 0;
 
     w->d->tensors = calloc(n + 1, sizeof *w->d->tensors);
     w->pairs = calloc(n + 1, sizeof *w->pairs);
     w->of = calloc(n + 1, sizeof *w->of);
     if (!w->d->tensors || !w->pairs || !w->of)
         return lmc_nomem(e);
-    qsort(a->of, a->n, sizeof *a->of, lmc_canon_by_name);
-    qsort(b->of, b->n, sizeof *b->of, lmc_canon_by_name);
-    while (i < a->n || k < b->n) {
-        int d = i == a->n ? 1 : k == b->n ? -1 : strcmp(a->of[i].name, b->of[k].name);
-        const struct lmc_canon *x = d <= 0 ? &a->of[i++] : NULL, *y = d >= 0 ? &b->of[k++] : NULL;
+    if (a->n_whole)
+        qsort(a->whole, a->n_whole, sizeof *a->whole, lmc_canon_by_name);
+    if (b->n_whole)
+        qsort(b->whole, b->n_whole, sizeof *b->whole, lmc_canon_by_name);
+    while (i < a->n_whole || k < b->n_whole) {
+        int d = i == a->n_whole ? 1 : k == b->n_whole ? -1 : strcmp(a->whole[i].name, b->whole[k].name);
+        const struct lmc_canon *x = d <= 0 ? &a->whole[i++] : NULL, *y = d >= 0 ? &b->whole[k++] : NULL;
         if (d == 0)
             add_pair(w, x, y, add_tensor(w, x, x, y, LM_DIFF_SHAPE), NULL);
         else
@@ -299,6 +319,10 @@ int lm_diff_models(struct lm_diff **out, struct lm_model *a, struct lm_model *b,
 
     *out = NULL;
     if (rc == 0 && (lmc_canon_make(&w.a, a, e) || lmc_canon_make(&w.b, b, e)))
+        rc = -1;
+    /* Between two of one naming the stored values are compared: their types then say what was rounded. */
+    bool plus_one = rc == 0 && w.a->naming != w.b->naming;
+    if (rc == 0 && (lmc_canon_join(w.a, plus_one, e) || lmc_canon_join(w.b, plus_one, e)))
         rc = -1;
     if (rc == 0)
         rc = compare(&w, o, e);

@@ -22,7 +22,7 @@ struct lm_diff_tensor {
     const char *name;             /* canonical */
     enum lm_role role;            /* LM_ROLE_IGNORED: not known */
     int layer;                    /* -1 outside layers */
-    const struct lm_tensor *a, *b; /* NULL: not there */
+    const struct lm_tensor *a, *b; /* NULL: not there; what was put together of several has the first one's name and the whole's shape */
     enum lm_diff_kind kind;
     const char *what;             /* which cast, transform, quantization; may be NULL */
     int64_t rows_added;           /* of B against A; the common rows were compared */

@@ -90,18 +90,20 @@ static const char *json_text(struct lm_diff *d, const json_t *v)
     return kept;
 }
 
-static int json_notes(struct lm_diff *d, json_t *a, json_t *b)
+/* lone: where keys go of which one side says nothing. */
+static int json_notes(struct lm_diff *d, json_t *a, json_t *b, const char *lone)
 {
     const char *key;
     json_t *v;
 
     json_object_foreach(a, key, v) {
         const json_t *other = json_object_get(b, key);
-        if (!json_equal(v, other) && add_note(d, "config", key, json_text(d, v), json_text(d, other)))
+        bool said = other && !json_is_null(v) && !json_is_null(other);
+        if (!json_equal(v, other) && add_note(d, said ? "config" : lone, key, json_text(d, v), json_text(d, other)))
             return -1;
     }
     json_object_foreach(b, key, v)
-        if (!json_object_get(a, key) && add_note(d, "config", key, NULL, json_text(d, v)))
+        if (!json_object_get(a, key) && add_note(d, lone, key, NULL, json_text(d, v)))
             return -1;
     return 0;
 }
@@ -247,7 +249,15 @@ static int tokenizer_notes(struct lm_diff *d, struct lm_model *ma, struct lm_mod
 int lmc_diff_notes(struct lm_diff *d, struct lm_model *a, struct lm_model *b, struct lm_err *e)
 {
     json_t *ja = load_config(a), *jb = load_config(b);
-    int rc = json_is_object(ja) && json_is_object(jb) ? json_notes(d, ja, jb) : config_notes(d, a, b);
+    size_t before = d->n_notes;
+    int rc = config_notes(d, a, b);
+
+    if (rc == 0 && json_is_object(ja) && json_is_object(jb)) {
+        /* What a converter leaves out or writes besides is no other model where all that counts is equal. */
+        bool equal = d->arch_a && d->arch_b && d->n_notes == before;
+        d->n_notes = before;
+        rc = json_notes(d, ja, jb, equal ? "metadata" : "config");
+    }
 
     json_decref(ja);
     json_decref(jb);

@@ -146,7 +146,7 @@ static double ulps(const float *b, size_t n)
 
 static const struct lm_dtype_info *info_of(const struct lmc_canon *c)
 {
-    return lm_dtype_info(c->it.src->dtype);
+    return lm_dtype_info(c->it.dtype);
 }
 
 /* Elements of raw that are not the values of `fine`, rounded. */
@@ -191,7 +191,7 @@ static int add_rounding(struct lmc_sums *s, const struct lmc_pair *p, struct scr
     const uint8_t *raw = p->fine_is_a ? raw_b : raw_a;
 
     s->worst = worst_of(fine, w->d, n);
-    if (p->a->it.src->dtype == p->b->it.src->dtype)
+    if (p->a->it.dtype == p->b->it.dtype)
         return 0;
     if (lmc_room_fit(&w->packed, (size_t)PIECE * 8, e))
         return -1;
@@ -299,7 +299,7 @@ static int piece(void *user, void *scratch, size_t i, uint64_t k, uint64_t *byte
     struct job *j = user;
     struct lmc_pair *p = &j->pairs[i];
     struct scratch *w = scratch;
-    enum lm_dtype da = p->a->it.src->dtype, db = p->b->it.src->dtype;
+    enum lm_dtype da = p->a->it.dtype, db = p->b->it.dtype;
     uint64_t first = k * PIECE, n = p->n - first < PIECE ? p->n - first : PIECE;
     const uint8_t *raw[2] = {NULL, NULL};
 
@@ -366,7 +366,7 @@ int lmc_compare(struct lmc_pair *pairs, size_t n, const struct lm_model *a, cons
         if (!p->same)
             return lmc_nomem(e);
         p->fine_is_a = bits_a_weight(p->a) >= bits_a_weight(p->b);
-        pass.total += lm_dtype_bytes(p->a->it.src->dtype, p->n) + lm_dtype_bytes(p->b->it.src->dtype, p->n);
+        pass.total += lm_dtype_bytes(p->a->it.dtype, p->n) + lm_dtype_bytes(p->b->it.dtype, p->n);
     }
     *n_bytes = pass.total;
     rc = lmc_pass(&pass, o, e);

@@ -224,7 +224,7 @@ static int check_result(const char *path, const struct lm_model *m, struct lm_er
 {
     struct lm_model *again;
 
-    if (lm_model_open_headers(&again, path, e))
+    if (lm_model_open_stored(&again, path, e))
         return -1;
     int rc = lm_model_n_tensors(again) == lm_model_n_tensors(m)
                  ? 0 : lm_err_set(e, LM_MISMATCH, "%s: tensors were lost", path);
@@ -315,7 +315,7 @@ int lm_edit(struct lm_edit_result *r, const char *path, const struct lm_edit *ed
         return lm_err_errno(e, "%s: cannot be opened", path);
     rc = lmc_place_recover(real, e);
     if (rc == 0)
-        rc = lm_model_open_headers(&m, real, e);
+        rc = lm_model_open_stored(&m, real, e);
     if (rc == 0)
         rc = refuse_sets(m, e) || (o->out && refuse_same(m, o->out, e)) ? -1 : 0;
     if (rc == 0)

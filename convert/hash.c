@@ -55,7 +55,7 @@ static int end(EVP_MD_CTX *md, struct lm_digest *d, struct lm_err *e)
 
 static uint64_t n_leaves(const struct lmc_canon *x)
 {
-    return (x->it.src->n_elems + LM_HASH_LEAF - 1) / LM_HASH_LEAF;
+    return (lmc_canon_elems(x) + LM_HASH_LEAF - 1) / LM_HASH_LEAF;
 }
 
 /* Leaves of one piece: permuted data come in whole heads, whose rest would be
@@ -69,7 +69,7 @@ static uint64_t leaves_a_piece(const struct lmc_canon *x)
 
 static uint64_t n_pieces(void *user, size_t i)
 {
-    const struct lmc_canon *x = &((struct job *)user)->c->of[i];
+    const struct lmc_canon *x = &((struct job *)user)->c->whole[i];
     uint64_t k = leaves_a_piece(x);
 
     return (n_leaves(x) + k - 1) / k;
@@ -118,20 +118,20 @@ static int piece(void *user, void *scratch, size_t i, uint64_t p, uint64_t *byte
 {
     struct job *j = user;
     struct scratch *s = scratch;
-    const struct lmc_canon *x = &j->c->of[i];
-    const struct lm_tensor *t = x->it.src;
-    uint64_t leaf = p * leaves_a_piece(x), first = leaf * LM_HASH_LEAF, left = t->n_elems - first;
+    const struct lmc_canon *x = &j->c->whole[i];
+    enum lm_dtype d = x->it.dtype;
+    uint64_t leaf = p * leaves_a_piece(x), first = leaf * LM_HASH_LEAF, left = lmc_canon_elems(x) - first;
     uint64_t n = leaves_a_piece(x) * LM_HASH_LEAF < left ? leaves_a_piece(x) * LM_HASH_LEAF : left;
     const uint8_t *raw;
 
-    *bytes = lm_dtype_bytes(t->dtype, n);
+    *bytes = lm_dtype_bytes(d, n);
     if (lmc_room_fit(&s->encoded, LMC_ENCODE_ROOM(LM_HASH_LEAF), e) || lmc_canon_read(j->c->m, x, first, n, &s->raw, &raw, e))
         return -1;
     for (; n > 0; leaf++) {
         uint64_t k = n < LM_HASH_LEAF ? n : LM_HASH_LEAF;
-        if (hash_leaf(s, t->dtype, raw, (size_t)k, &j->leaves[i][leaf], e))
+        if (hash_leaf(s, d, raw, (size_t)k, &j->leaves[i][leaf], e))
             return -1;
-        raw += lm_dtype_bytes(t->dtype, k);
+        raw += lm_dtype_bytes(d, k);
         n -= k;
     }
     return 0;
@@ -159,14 +159,19 @@ static int hash_tensor(EVP_MD_CTX *md, const struct lmc_canon *x, const struct l
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(((const struct lm_hash_tensor *)a)->name, ((const struct lm_hash_tensor *)b)->name);
+    const struct lm_hash_tensor *x = a, *y = b;
+    int d = strcmp(x->name, y->name);
+
+    /* One name twice is possible where files are odd; the order may not depend on the file even then. */
+    return d ? d : memcmp(x->digest.byte, y->digest.byte, sizeof x->digest.byte);
 }
 
 static const struct lm_hash_tensor *embedding_of(const struct lm_hash *h)
 {
-    struct lm_hash_tensor key = {.name = "token_embd.weight"};
-
-    return bsearch(&key, h->tensors, h->n_tensors, sizeof key, by_name);
+    for (size_t i = 0; i < h->n_tensors; i++)
+        if (strcmp(h->tensors[i].name, "token_embd.weight") == 0)
+            return &h->tensors[i];
+    return NULL;
 }
 
 static int hash_model(EVP_MD_CTX *md, struct lm_hash *h, struct lm_err *e)
@@ -189,16 +194,28 @@ static int hash_model(EVP_MD_CTX *md, struct lm_hash *h, struct lm_err *e)
     return end(md, &h->model, e);
 }
 
+/* Pieces of one tensor follow each other in the order of their places, mostly. */
+static size_t sources_of(const struct lmc_canon *x)
+{
+    size_t n = 1;
+
+    for (size_t i = 1; i < x->it.n_pieces; i++)
+        n += x->it.pieces[i].src != x->it.pieces[i - 1].src;
+    return n;
+}
+
 static int finish(struct lm_hash *h, const struct job *j, struct lm_err *e)
 {
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     int rc = md ? 0 : lmc_nomem(e);
 
-    for (size_t i = 0; rc == 0 && i < j->c->n; i++) {
-        const struct lmc_canon *x = &j->c->of[i];
+    for (size_t i = 0; rc == 0 && i < j->c->n_whole; i++) {
+        const struct lmc_canon *x = &j->c->whole[i];
         struct lm_hash_tensor *t = &h->tensors[i];
-        *t = (struct lm_hash_tensor){.src = x->it.src, .why = x->derived,
+        *t = (struct lm_hash_tensor){.src = x->it.src, .why = x->derived, .n_src = sources_of(x),
                                      .name = lm_arena_str(&h->arena, lm_span_str(x->name))};
+        t->n_dims = x->it.n_dims;
+        memcpy(t->shape, x->it.shape, sizeof t->shape);
         rc = t->name ? hash_tensor(md, x, j->leaves[i], &t->digest, e) : lmc_nomem(e);
         h->n_tensors += rc == 0;
     }
@@ -212,17 +229,17 @@ static int finish(struct lm_hash *h, const struct job *j, struct lm_err *e)
 
 static int run(struct lm_hash *h, struct job *j, const struct lm_run_options *o, struct lm_err *e)
 {
-    struct lmc_pass pass = {j, j->c->n, 0, n_pieces, piece, scratch_new, scratch_free};
+    struct lmc_pass pass = {j, j->c->n_whole, 0, n_pieces, piece, scratch_new, scratch_free};
 
-    h->tensors = calloc(j->c->n + 1, sizeof *h->tensors);
-    j->leaves = lm_arena_array(&j->c->arena, j->c->n + 1, sizeof *j->leaves);
+    h->tensors = calloc(j->c->n_whole + 1, sizeof *h->tensors);
+    j->leaves = lm_arena_array(&j->c->arena, j->c->n_whole + 1, sizeof *j->leaves);
     if (!h->tensors || !j->leaves)
         return lmc_nomem(e);
-    for (size_t i = 0; i < j->c->n; i++) {
-        j->leaves[i] = lm_arena_array(&j->c->arena, n_leaves(&j->c->of[i]) + 1, sizeof **j->leaves);
+    for (size_t i = 0; i < j->c->n_whole; i++) {
+        j->leaves[i] = lm_arena_array(&j->c->arena, n_leaves(&j->c->whole[i]) + 1, sizeof **j->leaves);
         if (!j->leaves[i])
             return lmc_nomem(e);
-        pass.total += j->c->of[i].it.src->n_bytes;
+        pass.total += j->c->whole[i].it.src->n_bytes;
     }
     h->arch = j->c->has_config ? j->c->config.arch->name : NULL;
     h->why = j->c->why ? lm_arena_str(&h->arena, lm_span_str(j->c->why)) : NULL;
@@ -238,6 +255,8 @@ int lm_hash_model(struct lm_hash **out, struct lm_model *m, const struct lm_run_
     int rc = h ? lmc_canon_make(&j.c, m, e) : lmc_nomem(e);
 
     *out = NULL;
+    if (rc == 0)
+        rc = lmc_canon_join(j.c, true, e);
     if (rc == 0)
         rc = run(h, &j, o, e);
     lmc_canon_free(j.c);

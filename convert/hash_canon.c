@@ -44,8 +44,7 @@ static int set_known(struct lmc_canons *c, struct lmc_canon *x, const struct lm_
         x->derived = "computed from the configuration";
     if (c->naming == LM_NAMES_HF)
         set_order(c, &x->it, row->transform);
-    /* Parts of tensors (experts, fused halves) have no canonical whole yet: they keep their own names. */
-    if (c->naming == LM_NAMES_HF && row->transform >= LM_T_GROUP_QKV)
+    if (c->naming == LM_NAMES_HF && lmc_is_boxed(row))
         return 0;
     if (!lm_arch_row_name(row, LM_NAMES_GGUF, x->it.layer, name, sizeof name))
         return 0; /* dropped rows have no other name */
@@ -53,18 +52,27 @@ static int set_known(struct lmc_canons *c, struct lmc_canon *x, const struct lm_
     return x->name ? 0 : lmc_nomem(e);
 }
 
+const struct lm_arch_row *lmc_canon_row(const struct lmc_canons *c, const char *name, int *layer)
+{
+    const struct lm_arch_row *row = NULL;
+    int expert;
+
+    *layer = -1;
+    if (c->has_config)
+        row = lm_arch_match_next(c->config.arch, &c->config, c->naming, name, NULL, layer, &expert);
+    return row && *layer < (int)c->config.n_layers ? row : NULL;
+}
+
 static int add_one(struct lmc_canons *c, const struct lm_tensor *t, struct lm_err *e)
 {
     struct lmc_canon *x = &c->of[c->n++];
-    const struct lm_arch_row *row = NULL;
     int layer = -1;
 
     x->name = t->name;
     x->it = (struct lm_plan_item){.src = t, .dtype = t->dtype, .n_dims = t->n_dims, .role = LM_ROLE_IGNORED, .layer = -1};
     memcpy(x->it.shape, t->shape, sizeof x->it.shape);
-    if (c->has_config)
-        row = lm_arch_match(c->config.arch, c->naming, t->name, &layer);
-    if (!row || layer >= (int)c->config.n_layers)
+    const struct lm_arch_row *row = lmc_canon_row(c, t->name, &layer);
+    if (!row)
         return 0;
     x->it.layer = layer;
     return set_known(c, x, row, e);
@@ -110,6 +118,7 @@ void lmc_canon_free(struct lmc_canons *c)
     if (!c)
         return;
     free(c->of);
+    free(c->whole);
     lm_arena_free(&c->arena);
     free(c);
 }
@@ -134,6 +143,11 @@ int lmc_room_fit(struct lmc_room *r, size_t n, struct lm_err *e)
     return 0;
 }
 
+uint64_t lmc_canon_elems(const struct lmc_canon *c)
+{
+    return lm_plan_elems(&c->it);
+}
+
 int lmc_canon_read(const struct lm_model *m, const struct lmc_canon *c, uint64_t first, uint64_t n,
                    struct lmc_room *room, const uint8_t **raw, struct lm_err *e)
 {
@@ -141,8 +155,12 @@ int lmc_canon_read(const struct lm_model *m, const struct lmc_canon *c, uint64_t
     uint64_t unit = c->it.transform == LM_T_NONE ? 1 : lmc_unit(&c->it);
     uint64_t from = first / unit * unit, end = (first + n + unit - 1) / unit * unit;
 
-    if (end > t->n_elems)
-        end = t->n_elems;
+    if (c->mixed)
+        return lmc_canon_read_mixed(m, c, first, n, room, raw, e);
+    if (c->it.transform == LM_T_PLUS_ONE)
+        return lmc_canon_read_plus_one(m, c, first, n, room, raw, e);
+    if (end > lmc_canon_elems(c))
+        end = lmc_canon_elems(c);
     if (lmc_room_fit(room, lm_dtype_bytes(t->dtype, end - from), e))
         return -1;
     if (lmc_fetch(m, &c->it, from, end - from, room->data, e))
@@ -154,7 +172,7 @@ int lmc_canon_read(const struct lm_model *m, const struct lmc_canon *c, uint64_t
 int lmc_canon_read_f32(const struct lm_model *m, const struct lmc_canon *c, uint64_t first, uint64_t n,
                        struct lmc_room *room, float *out, const uint8_t **raw, struct lm_err *e)
 {
-    const struct lm_dtype_info *d = lm_dtype_info(c->it.src->dtype);
+    const struct lm_dtype_info *d = lm_dtype_info(c->it.dtype);
     const uint8_t *bytes;
 
     if (!d->to_f32)
@@ -166,122 +184,4 @@ int lmc_canon_read_f32(const struct lm_model *m, const struct lmc_canon *c, uint
     if (raw)
         *raw = bytes;
     return 0;
-}
-
-/* ---- canonical bytes */
-
-static bool any_nan(const uint32_t *x, size_t n)
-{
-    uint32_t any = 0;
-
-    for (size_t i = 0; i < n; i++)
-        any |= (x[i] & 0x7fffffff) > 0x7f800000;
-    return any;
-}
-
-static bool low_bits(const uint32_t *x, size_t n)
-{
-    uint32_t any = 0;
-
-    for (size_t i = 0; i < n; i++)
-        any |= x[i];
-    return any & 0xffff;
-}
-
-/* n values as the narrowest type that holds them; out: room for 4 bytes each,
- * not overlapping x. NaNs become canonical in x. */
-static size_t narrowest(uint32_t *x, size_t n, uint8_t *out, enum lm_dtype *encoding)
-{
-    enum { PROBE = 4096 };
-    uint32_t back[PROBE];
-
-    if (any_nan(x, n))
-        for (size_t i = 0; i < n; i++)
-            x[i] = (x[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : x[i];
-    if (!low_bits(x, n)) {
-        *encoding = LM_BF16;
-        for (size_t i = 0; i < n; i++)
-            lm_store_u16le(out + 2 * i, (uint16_t)(x[i] >> 16));
-        return 2 * n;
-    }
-    *encoding = LM_F16;
-    for (size_t i = 0; i < n; i += PROBE) {
-        size_t k = n - i < PROBE ? n - i : PROBE;
-        lm_dtype_info(LM_F16)->from_f32(out + 2 * i, (const float *)(x + i), k);
-        lm_dtype_info(LM_F16)->to_f32((float *)back, out + 2 * i, k);
-        if (memcmp(back, x + i, k * 4) != 0) {
-            *encoding = LM_F32;
-            break;
-        }
-    }
-    if (*encoding == LM_F16)
-        return 2 * n;
-    for (size_t i = 0; i < n; i++)
-        lm_store_u32le(out + 4 * i, x[i]);
-    return 4 * n;
-}
-
-static double load_f64(const uint8_t *p)
-{
-    uint64_t u = lm_load_u64le(p);
-    double v;
-
-    memcpy(&v, &u, 8);
-    return v;
-}
-
-/* Do the values fit f32? Fills x if so. */
-static bool f64_as_f32(const uint8_t *raw, size_t n, uint32_t *x)
-{
-    for (size_t i = 0; i < n; i++) {
-        double v = load_f64(raw + 8 * i);
-        float f = (float)v;
-        if (v == v && (double)f != v)
-            return false;
-        if (v != v)
-            x[i] = 0x7fc00000;
-        else
-            memcpy(&x[i], &f, 4);
-    }
-    return true;
-}
-
-static size_t encode_f64(const uint8_t *raw, size_t n, uint32_t *x, uint8_t *out, enum lm_dtype *encoding)
-{
-    if (f64_as_f32(raw, n, x))
-        return narrowest(x, n, out, encoding);
-    *encoding = LM_F64;
-    for (size_t i = 0; i < n; i++) {
-        uint64_t u = lm_load_u64le(raw + 8 * i);
-        lm_store_u64le(out + 8 * i, (u << 1) > UINT64_C(0xffe0000000000000) ? UINT64_C(0x7ff8000000000000) : u);
-    }
-    return 8 * n;
-}
-
-/* BF16 is canonical as it lies, unless there is a NaN in it. */
-static bool bf16_has_nan(const uint8_t *raw, size_t n)
-{
-    uint16_t any = 0;
-
-    for (size_t i = 0; i < n; i++)
-        any |= (uint16_t)((lm_load_u16le(raw + 2 * i) & 0x7fff) > 0x7f80);
-    return any;
-}
-
-size_t lmc_canon_encode(enum lm_dtype d, const uint8_t *raw, size_t n, uint8_t *scratch, const uint8_t **bytes,
-                        enum lm_dtype *encoding)
-{
-    const struct lm_dtype_info *info = lm_dtype_info(d);
-    uint32_t *x = (uint32_t *)(void *)scratch;
-    uint8_t *out = scratch + 4 * n;
-
-    *bytes = raw;
-    *encoding = d;
-    if (info->kind != LM_KIND_FLOAT || !info->to_f32 || info->block_elems > 1 || (d == LM_BF16 && !bf16_has_nan(raw, n)))
-        return lm_dtype_bytes(d, n);
-    *bytes = out;
-    if (d == LM_F64)
-        return encode_f64(raw, n, x, out, encoding);
-    info->to_f32((float *)x, raw, n);
-    return narrowest(x, n, out, encoding);
 }

@@ -12,7 +12,7 @@
 
 #include "convert/sum.h"
 
-static const char magic[8] = "lmplan1\n";
+static const char magic[8] = "lmplan2\n";
 enum { PLAN_BYTES = sizeof magic + sizeof(struct lmc_identity), RECORD = 128 };
 
 /* Places of locks in `plan`: shares of [0, SHARES), and one for setting up. */
@@ -64,6 +64,7 @@ static void pack(uint8_t out[RECORD], const struct lmc_record *r)
         lm_store_u64le(out + 8 * i, u[i]);
     for (size_t i = 0; i < 5; i++)
         put_f64(out + 72 + 8 * i, f[i]);
+    lm_store_u64le(out + RECORD - 16, t->source_sum);
     lm_store_u64le(out + RECORD - 8, lmc_sum_of(out, RECORD - 8));
 }
 
@@ -74,7 +75,7 @@ static bool unpack(struct lmc_record *r, const uint8_t p[RECORD])
         return false;
     *r = (struct lmc_record){lm_load_u64le(p), lm_load_u64le(p + 8), lm_load_u64le(p + 16), lm_load_u64le(p + 24),
                              {.n_overflow = lm_load_u64le(p + 32), .n_flushed = lm_load_u64le(p + 40),
-                              .n_nan = lm_load_u64le(p + 48),
+                              .n_nan = lm_load_u64le(p + 48), .source_sum = lm_load_u64le(p + RECORD - 16),
                               .errors = {.n = lm_load_u64le(p + 56), .max_at = lm_load_u64le(p + 64),
                                          .x2 = get_f64(p + 72), .y2 = get_f64(p + 80), .xy = get_f64(p + 88),
                                          .e2 = get_f64(p + 96), .max = get_f64(p + 104)}}};

@@ -490,6 +490,9 @@ static int recast(struct lm_plan *p, struct lm_err *e)
 {
     if (!p->req.to->recast)
         return 0;
+    if (lmc_has_packed(p->src))
+        return lm_err_set(e, LM_UNSUPPORTED, "a quantized checkpoint is not written as %s: convert it to safetensors first",
+                          p->req.to->title);
     if (p->req.to->recast(&p->recast, p->src, p->req.dtype, e))
         return -1;
     p->src = p->recast;

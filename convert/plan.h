@@ -24,6 +24,9 @@ char *lmc_print(struct lm_arena *a, const char *format, ...) __attribute__((form
 struct lm_plan_item *lmc_new_item(struct lm_plan *p);
 /* plan_pieces.c: is a row's tensor taken apart or put together? */
 bool lmc_is_boxed(const struct lm_arch_row *row);
+/* A box of t in the output's order; inverse: from GGUF to Hugging Face. Do its runs consist of whole blocks? */
+struct lm_plan_piece lmc_piece_of(const struct lm_tensor *t, const struct lm_box *b, bool inverse);
+bool lmc_is_whole_blocks(const struct lm_plan_piece *x);
 /* Adds what t gives to the items of a boxed row. */
 int lmc_plan_pieces(struct lm_plan *p, const struct lm_tensor *t, const struct lm_arch_row *row, int layer, int expert,
                     struct lm_err *e);
@@ -34,6 +37,13 @@ const struct lm_arch_row *lmc_spelling(const struct lm_plan *p, const struct lm_
 
 /* plan_meta.c: the output's metadata, original files included. */
 int lmc_plan_meta(struct lm_plan *p, struct lm_err *e);
+/* Are some of its weights computed from several stored tensors? */
+bool lmc_has_packed(const struct lm_model *m);
+/* plan_packed.c: the type of an item made of such, when none is asked for; and
+ * its blocks as they are where they are what is asked for. */
+int lmc_keep_packed(struct lm_plan *p, struct lm_plan_item *it, struct lm_err *e);
+int lmc_match_packed(struct lm_plan *p, struct lm_plan_item *it, struct lm_err *e);
+int lmc_note_packed(struct lm_plan *p, struct lm_err *e); /* which were repacked, which decoded */
 /* plan_type.c: the output's dtypes. */
 int lmc_plan_types(struct lm_plan *p, struct lm_err *e);
 /* importance.c: gives each item its columns' importance; -1 when it does not fit
@@ -44,6 +54,8 @@ int lmc_importance_meta(struct lm_plan *p, struct lm_err *e);
 bool lmc_recipe_has_rules(const struct lm_recipe *r);
 /* reproduce.c: how a quantized output was made, for itself to tell. */
 int lmc_recipe_meta(struct lm_plan *p, struct lm_err *e);
+/* The sums of the source as they are now, zeros before the run: they take the same room. */
+int lmc_recipe_sums(struct lm_plan *p, struct lm_err *e);
 /* plan_back.c: gives back the original safetensors files of a GGUF that we
  * made, when nothing but names and order differ (p->exact). */
 int lmc_plan_back(struct lm_plan *p, struct lm_err *e);

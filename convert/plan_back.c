@@ -302,7 +302,8 @@ int lmc_plan_back(struct lm_plan *p, struct lm_err *e)
     struct back b = {.p = p};
     int rc;
 
-    if (!lmc_is_safetensors(p->req.to) || !lm_model_format(p->src)->carries || p->req.dtype >= 0 || p->req.max_file_bytes)
+    if (!lmc_is_safetensors(p->req.to) || !lm_model_format(p->src)->carries || p->req.dtype >= 0 || p->req.max_file_bytes ||
+        lmc_has_packed(p->src))
         return 0;
     if (!files || files->type != LM_META_ARRAY || files->elem != LM_META_STR || files->n == 0)
         return 0;

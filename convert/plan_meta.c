@@ -103,7 +103,7 @@ static bool begins(const char *s, const char *with)
 
 static bool changes(const struct lm_plan *p)
 {
-    return p->req.quantize || p->req.dtype >= 0;
+    return p->req.quantize || p->req.dtype >= 0 || lmc_has_packed(p->src);
 }
 
 /* What is true of the original's bytes only. */

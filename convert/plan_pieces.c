@@ -75,7 +75,7 @@ static void merge_axes(struct lm_plan_piece *x)
     }
 }
 
-static struct lm_plan_piece piece_of(const struct lm_tensor *t, const struct lm_box *b, bool inverse)
+struct lm_plan_piece lmc_piece_of(const struct lm_tensor *t, const struct lm_box *b, bool inverse)
 {
     struct lm_plan_piece x = {.src = t, .n_axes = b->n_axes, .src_at = inverse ? b->gguf_at : b->hf_at,
                               .dst_at = inverse ? b->hf_at : b->gguf_at};
@@ -91,7 +91,7 @@ static struct lm_plan_piece piece_of(const struct lm_tensor *t, const struct lm_
 }
 
 /* Blocks move as wholes only. */
-static bool is_whole_blocks(const struct lm_plan_piece *x)
+bool lmc_is_whole_blocks(const struct lm_plan_piece *x)
 {
     uint64_t block = lm_dtype_info(x->src->dtype)->block_elems;
     bool ok = x->src_at % block == 0 && x->dst_at % block == 0 && x->n[x->n_axes - 1] % block == 0;
@@ -142,8 +142,8 @@ static int add_pieces(struct lm_plan *p, const struct lm_tensor *t, const struct
         return lm_err_set(e, LM_UNSUPPORTED, "tensors '%s' and '%s' become one, but are %s and %s; convert the model to "
                           "one type first", it->src->name, t->name, lm_dtype_name(it->dtype), lm_dtype_name(t->dtype));
     for (unsigned i = 0; i < n; i++) {
-        it->pieces[it->n_pieces] = piece_of(t, &boxes[i], it->inverse);
-        if (!is_whole_blocks(&it->pieces[it->n_pieces++]))
+        it->pieces[it->n_pieces] = lmc_piece_of(t, &boxes[i], it->inverse);
+        if (!lmc_is_whole_blocks(&it->pieces[it->n_pieces++]))
             return lm_err_set(e, LM_UNSUPPORTED, "tensor '%s' is %s, whose blocks would have to be taken apart (%s): make "
                               "an F16 or BF16 GGUF of it first", t->name, lm_dtype_name(t->dtype),
                               lm_transform_name(row->transform));

@@ -112,6 +112,8 @@ static int set_type(struct lm_plan *p, struct lm_plan_item *it, struct lmc_mix *
 
     if (must_be_f32(p, it))
         it->dtype = LM_F32;
+    else if (it->src && it->src->packed && !r->quantize && r->dtype < 0)
+        return lmc_keep_packed(p, it, e);
     if (!it->src || !is_real(kept) || (!r->quantize && r->dtype < 0))
         return 0;
     if (lmc_to_gguf(p) && (r->quantize || r->dtype != LM_F32) && !lmc_mix_allows(mix, it->name, it->n_dims, it->shape))
@@ -122,7 +124,7 @@ static int set_type(struct lm_plan *p, struct lm_plan_item *it, struct lmc_mix *
         it->dtype = lmc_fallback((enum lm_dtype)r->dtype, t.row, why, sizeof why);
     if (why[0] && !(it->why = lm_arena_str(&p->arena, lm_span_str(why))))
         return lmc_nomem(e);
-    return 0;
+    return it->src->packed ? lmc_match_packed(p, it, e) : 0;
 }
 
 static int check_type(const struct lm_plan *p, const struct lm_plan_item *it, struct lm_err *e)
@@ -166,5 +168,5 @@ int lmc_plan_types(struct lm_plan *p, struct lm_err *e)
     for (size_t i = 0; i < p->n_items; i++)
         if (set_type(p, &p->items[i], &mix, e) || check_type(p, &p->items[i], e))
             return -1;
-    return note_requantized(p, e);
+    return note_requantized(p, e) || lmc_note_packed(p, e) ? -1 : 0;
 }

@@ -43,6 +43,17 @@ static int put_source(struct lm_plan *p, struct lm_err *e)
     return 0;
 }
 
+int lmc_recipe_sums(struct lm_plan *p, struct lm_err *e)
+{
+    uint64_t *sums = p->sums_source ? lm_arena_array(&p->arena, p->n_items + 1, sizeof *sums) : NULL;
+
+    if (!p->sums_source)
+        return 0;
+    for (size_t i = 0; sums && i < p->n_items; i++)
+        sums[i] = p->items[i].source_sum;
+    return !sums || lm_meta_set_array(p->meta, KEY "source.sums", LM_META_U64, sums, p->n_items) ? lmc_nomem(e) : 0;
+}
+
 /* What a source that was quantized itself says of its own making. */
 static void remove_old(struct lm_meta *m)
 {
@@ -68,7 +79,8 @@ int lmc_recipe_meta(struct lm_plan *p, struct lm_err *e)
         (p->req.allow_nan && lm_meta_set_bool(p->meta, KEY "allow_nan", true)) ||
         (p->req.allow_unknown && lm_meta_set_bool(p->meta, KEY "allow_unknown", true)))
         return lmc_nomem(e);
-    return put_rules(p, e) || put_source(p, e) ? -1 : 0;
+    p->sums_source = !p->req.no_source_sums && p->n_items > 0;
+    return put_rules(p, e) || put_source(p, e) || lmc_recipe_sums(p, e) ? -1 : 0;
 }
 
 /* ---- reading it */
@@ -117,6 +129,7 @@ static int read_recorded(struct lm_recorded *r, const struct lm_model *made, str
         lm_meta_get_bool(m, KEY "allow_nan", &r->req.allow_nan, e) < 0 ||
         lm_meta_get_bool(m, KEY "allow_unknown", &r->req.allow_unknown, e) < 0)
         return -1;
+    r->req.no_source_sums = !lm_meta_get(m, KEY "source.sums");
     return lm_meta_get_str(m, KEY "rules", &text, NULL) == 1 ? read_rules(r, text, e) : 0;
 }
 
@@ -155,6 +168,49 @@ static int compare_head(const struct lm_layout *l, const struct lm_model *made, 
     return 0;
 }
 
+static uint64_t sum_at(const struct lm_meta_value *v, size_t i)
+{
+    uint64_t sum; /* the array may lie anywhere in a mapping */
+
+    memcpy(&sum, (const uint8_t *)v->data + 8 * i, sizeof sum);
+    return sum;
+}
+
+/* The first tensor of the source that is another one. */
+static int compare_sums(const struct lm_plan *p, const struct lm_model *made, struct lm_err *e)
+{
+    const struct lm_meta_value *v = lm_meta_get(lm_model_meta(made), KEY "source.sums");
+
+    if (!v || v->type != LM_META_ARRAY || v->elem != LM_META_U64 || v->n != p->n_items)
+        return differs(e, made, "other tensors: it was made of another model");
+    for (size_t i = 0; i < p->n_items; i++) {
+        const struct lm_plan_item *it = &p->items[i];
+        if (sum_at(v, i) == it->source_sum)
+            continue;
+        lm_err_set(e, LM_MISMATCH, "%s: tensor '%s' was made of other values than %s has in '%s'", lm_model_path(made), it->name,
+                   lm_model_path(p->src), it->src ? it->src->name : "");
+        return 1;
+    }
+    return 0;
+}
+
+/* Everything is read once before anything is made: another source is named, not found byte by byte. */
+static int compare_source(struct lm_plan *p, const struct lm_model *made, const struct lm_run_options *o, struct lm_err *e)
+{
+    struct lmc_place *nowhere = calloc(p->n_items + 1, sizeof *nowhere);
+    struct lmc_output out = {.p = p, .places = nowhere, .sums_only = true};
+    int rc = nowhere ? 0 : lmc_nomem(e);
+
+    if (rc == 0 && p->sums_source)
+        rc = lmc_stream(&out, 1, o, e);
+    free(nowhere);
+    if (rc == 0 && p->sums_source)
+        rc = compare_sums(p, made, e);
+    for (size_t i = 0; rc == 0 && i < p->n_items; i++) /* the comparison counts anew */
+        p->items[i].n_nan = p->items[i].n_overflow = p->items[i].n_flushed = 0;
+    return rc ? rc : lmc_recipe_sums(p, e);
+}
+
 static int compare_data(struct lm_plan *p, const struct lm_layout *l, const struct lm_model *made,
                         const struct lm_run_options *o, struct lm_err *e)
 {
@@ -178,6 +234,8 @@ int lm_plan_compare(struct lm_plan *p, const struct lm_model *made, const struct
     if (lm_model_n_files(made) != 1 || p->n_parts != 1)
         return lm_err_set(e, LM_UNSUPPORTED, "%s: a split set cannot be compared; lm-convert makes one file of it",
                           lm_model_path(made));
+    if ((rc = compare_source(p, made, o, e)))
+        return rc;
     if (lmc_layout(&l, p, 0, "model.gguf", e))
         return -1;
     rc = compare_head(&l, made, e);

@@ -11,6 +11,8 @@
  *   libmodel.recipe.rules         str   a recipe (convert.h), when the types are not those of the type's mix
  *   libmodel.recipe.leave_output, .allow_nan, .allow_unknown   bool, when true
  *   libmodel.recipe.source.files  names of the source's files; .source.bytes  u64, their sizes
+ *   libmodel.recipe.source.sums   u64 a tensor, in the order of the output (of all files of a split set): what it was
+ *                                 made of, as convert/source.h sums it; 0 not summed. Unless --no-source-sums
  * and libmodel.imatrix.sha256 of the importance files. */
 struct lm_recorded {
     struct lm_request req;      /* what made the file, but for importance, which it only names by digests */
@@ -23,7 +25,8 @@ int lm_recorded_read(struct lm_recorded **out, const struct lm_model *made, stru
 void lm_recorded_free(struct lm_recorded *r);
 
 /* Makes everything again and writes nothing: 0 the file holds the same bytes, 1
- * not (e says where), -1 it could not be done. made: one file. */
+ * not (e says where: a tensor of the source that is another one first), -1 it
+ * could not be done. made: one file. */
 int lm_plan_compare(struct lm_plan *p, const struct lm_model *made, const struct lm_run_options *o, struct lm_err *e);
 
 #endif

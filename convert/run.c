@@ -187,11 +187,29 @@ static int add_part(struct run *r, size_t part, struct lm_err *e)
     return rc;
 }
 
+/* The heads again, with the sums of the source, which are known now and take the same room. */
+static int write_sums(struct run *r, struct lm_err *e)
+{
+    int rc = r->p->sums_source ? lmc_recipe_sums(r->p, e) : 0;
+
+    for (size_t i = 0; rc == 0 && r->p->sums_source && i < r->p->n_parts; i++) {
+        struct lm_layout l = {0};
+        rc = lmc_layout(&l, r->p, i, r->base, e);
+        for (size_t f = 0; rc == 0 && f < l.n_files; f++)
+            if (r->fds[i][f] >= 0)
+                rc = lm_pwrite_all(r->fds[i][f], l.files[f].head, l.files[f].n_head, 0, e);
+        lm_layout_free(&l);
+    }
+    return rc;
+}
+
 /* What depends on the data, once they are there. */
 static int finish_files(struct run *r, struct lm_err *e)
 {
     const struct lm_format *to = r->p->req.to;
 
+    if (write_sums(r, e))
+        return -1;
     for (size_t i = 0; to->finish && i < r->p->n_parts; i++)
         for (size_t f = 0; f < r->layouts[i].n_files; f++)
             if (r->fds[i][f] >= 0 && to->finish(r->fds[i][f], &r->layouts[i], f, e))
@@ -263,23 +281,23 @@ static int compare_recast(const struct lm_plan *p, struct lm_model *m, struct lm
     return rc;
 }
 
+/* Before it has its name: what does not open, or is not what was planned, never gets one. */
 static int read_back(const struct run *r, struct lm_err *e)
 {
     struct lm_model *m = NULL;
-    char *path = join(r, entry_file(r));
-    int rc;
+    char *path = NULL;
+    int rc = lmc_commit_preview(&path, r->commit, entry_file(r), e);
 
-    if (!path)
-        return lmc_nomem(e);
-    rc = lm_model_open(&m, path, e);
+    if (rc == 0)
+        rc = lm_model_open(&m, path, e);
     if (rc == 0 && r->p->recast)
         rc = compare_recast(r->p, m, e);
     else if (rc == 0)
         rc = compare(r->p, m, e);
     if (rc)
-        lm_err_prefix(e, "%s: written, but reading it back failed", path);
+        lm_err_prefix(e, "%s: what was written cannot be read back", entry_file(r));
     lm_model_close(m);
-    free(path);
+    lmc_commit_preview_end(r->commit, path);
     return rc;
 }
 
@@ -374,10 +392,10 @@ static int name_files(struct run *r, struct lm_err *e)
 {
     struct lm_commit *c = r->commit;
 
-    if (mark_complete(r, e))
+    if (read_back(r, e) || mark_complete(r, e))
         return -1;
     r->commit = NULL;
-    return lm_commit_finish(c, e) || read_back(r, e) ? -1 : 0;
+    return lm_commit_finish(c, e);
 }
 
 static int finish(struct run *r, struct lm_err *e)

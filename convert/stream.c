@@ -65,6 +65,11 @@ static uint64_t range_of(const struct stream *s, size_t item)
         uint64_t copy = COPY / d->block_bytes * d->block_elems;
         want = copy > want ? copy : want;
     }
+    for (size_t k = 0; k < s->x.n; k++)
+        if (lmc_sums_source(&s->x.of[k], item)) {
+            unit = lmc_source_unit(unit);
+            break;
+        }
     return want > unit ? want / unit * unit : unit;
 }
 
@@ -159,6 +164,7 @@ static void count(struct lm_plan_item *it, const struct lmc_tally *t)
     it->n_overflow += t->n_overflow;
     it->n_flushed += t->n_flushed;
     it->n_nan += t->n_nan;
+    it->source_sum += t->source_sum;
     lmc_errors_add(&it->errors, &t->errors);
 }
 
@@ -177,7 +183,7 @@ static void progress(struct stream *s, const struct lmc_range *piece)
 static int add_sample(struct stream *s, size_t out, const struct job *j, const struct lmc_done *done)
 {
     const struct lmc_output *x = &s->x.of[out];
-    bool copied = lmc_keeps_bytes(&x->p->items[j->r.item]) && !x->journal;
+    bool copied = lmc_keeps_bytes(&x->p->items[j->r.item]) && !x->journal && !lmc_sums_source(x, j->r.item);
 
     if (s->n_samples == s->samples_room) {
         size_t room = s->samples_room ? 2 * s->samples_room : 64;
@@ -202,7 +208,7 @@ static int report(struct stream *s, const struct job *j, const struct lmc_done *
         count(&p->items[j->r.item], &done[k].tally);
         p->n_ranges++;
         p->n_reused += done[k].skip;
-        if (rc == 0 && j->sampled && !done[k].skip && !s->x.of[k].compare && add_sample(s, k, j, &done[k]))
+        if (rc == 0 && j->sampled && !done[k].skip && !s->x.of[k].compare && !s->x.of[k].sums_only && add_sample(s, k, j, &done[k]))
             rc = lm_err_set(e, LM_NOMEM, "out of memory");
     }
     s->finished[j->r.item] += j->r.n;
@@ -227,6 +233,7 @@ static int look_up(const struct stream *s, const struct lmc_range *r, struct lmc
         if (done[k].skip)
             done[k].tally = known->tally;
         lmc_sum_begin(&done[k].sum);
+        lmc_source_begin(&done[k].source, r->first);
         *all = *all && done[k].skip;
     }
     return 0;
@@ -257,6 +264,9 @@ static int do_pieces(struct stream *s, const struct lmc_range *r, const struct l
             return -1;
         progress(s, &piece);
     }
+    for (size_t i = 0; i < s->x.n; i++)
+        if (!done[i].skip && lmc_sums_source(&s->x.of[i], r->item))
+            done[i].tally.source_sum = lmc_source_end(&done[i].source);
     return 0;
 }
 
@@ -280,11 +290,13 @@ static int do_range(struct stream *s, const struct lmc_range *r, const struct lm
 
 /* Transposing reads through the mapping: its pages leave our memory (not the
  * page cache) with the tensor. */
-static void unmap(const struct lm_tensor *t)
+static void unmap(const struct lm_tensor *whole)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)t->data & ~(page - 1);
-
-    madvise((void *)from, (uintptr_t)t->data + t->n_bytes - from, MADV_DONTNEED);
+    for (size_t i = 0; i < lm_tensor_n_members(whole); i++) {
+        const struct lm_tensor *t = lm_tensor_member(whole, i);
+        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)t->data & ~(page - 1);
+        madvise((void *)from, (uintptr_t)t->data + t->n_bytes - from, MADV_DONTNEED);
+    }
 }
 
 /* Pages of a source that memory cannot hold anyway are not worth keeping. */
@@ -293,11 +305,11 @@ static void drop_behind(const struct stream *s, const struct lmc_range *r, bool 
     const struct lm_plan_item *it = &s->p->items[r->item];
     const struct lm_tensor *t = it->src;
 
-    if (t && last && it->transform == LM_T_TRANSPOSE)
+    if (t && last && (it->transform == LM_T_TRANSPOSE || t->packed))
         unmap(t);
     for (size_t i = 0; last && i < it->n_pieces; i++)
         unmap(it->pieces[i].src);
-    if (t && !it->n_pieces && s->total >= s->large)
+    if (t && !it->n_pieces && !t->packed && s->total >= s->large)
         posix_fadvise(lm_model_file(s->p->src, t->file)->fd, (off_t)(t->offset + lm_dtype_bytes(t->dtype, r->first)),
                       (off_t)lm_dtype_bytes(t->dtype, r->n), POSIX_FADV_DONTNEED);
 }
@@ -398,6 +410,8 @@ static void measure_plan(struct stream *s)
     }
     for (s->range = RANGE; s->range < elems / MAX_RANGES;)
         s->range *= 2;
+    if (s->x.encoder.q && !s->o->keep && s->range < LMC_DEVICE_PIECE)
+        s->range = LMC_DEVICE_PIECE;
     s->large = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : UINT64_MAX;
 }
 
@@ -406,11 +420,12 @@ static void measure_plan(struct stream *s)
 static int fit(struct stream *s, int *n_threads, struct lm_err *e)
 {
     uint64_t ram = s->o->max_ram ? s->o->max_ram : DEFAULT_RAM, used = private_bytes(), stacks = 256 << 10;
-    uint64_t room = ram > used + LEAST_RAM ? ram - used : LEAST_RAM, a_thread;
+    uint64_t room = ram > used + LEAST_RAM ? ram - used : LEAST_RAM, a_thread, most;
 
     /* At most 8 bytes in, 4 as f32 twice, 8 out an element; the rest is slack. */
     s->piece = room / 32 / (uint64_t)*n_threads / 4096 * 4096;
-    s->piece = s->piece > PIECE ? PIECE : s->piece ? s->piece : 4096;
+    most = s->x.encoder.q ? LMC_DEVICE_PIECE : PIECE;
+    s->piece = s->piece > most ? most : s->piece ? s->piece : 4096;
     s->needs = lmc_needs_of(&s->x, s->piece);
     a_thread = s->needs.all + stacks;
     if (a_thread > room)
@@ -443,15 +458,18 @@ static void run_threads(struct stream *s, int n)
 
 int lmc_stream(const struct lmc_output *outs, size_t n, const struct lm_run_options *o, struct lm_err *e)
 {
-    struct stream s = {.x = {outs, n, o->measure}, .p = outs[0].p, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER,
+    struct stream s = {.x = {.of = outs, .n = n, .measure = o->measure}, .p = outs[0].p, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER,
                        .copying = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
     int n_threads = n_threads_of(o), rc;
 
     s.finished = calloc(s.p->n_items + 1, sizeof *s.finished);
     if (!s.finished)
         return lm_err_set(e, LM_NOMEM, "out of memory");
-    measure_plan(&s);
-    rc = fit(&s, &n_threads, e);
+    rc = lmc_encoder_open(&s.x.encoder, o, e);
+    if (rc == 0) {
+        measure_plan(&s);
+        rc = fit(&s, &n_threads, e);
+    }
     if (rc == 0) {
         advise(s.p->src);
         run_threads(&s, n_threads);
@@ -463,6 +481,7 @@ int lmc_stream(const struct lmc_output *outs, size_t n, const struct lm_run_opti
         rc = check_samples(&s, e);
     pthread_mutex_destroy(&s.lock);
     pthread_mutex_destroy(&s.copying);
+    lmc_encoder_close(&s.x.encoder);
     free(s.finished);
     free(s.samples);
     return rc;

@@ -5,6 +5,8 @@
 #include <pthread.h>
 
 #include "convert/convert.h"
+#include "convert/quantizer.h"
+#include "convert/source.h"
 #include "convert/sum.h"
 
 /* ---- transform.c: elements of the source in the order of the output */
@@ -28,7 +30,7 @@ int lmc_pread_all(int fd, void *dst, size_t n, uint64_t offset, struct lm_err *e
 
 /* ---- tally.c: what a cast loses */
 
-struct lmc_tally { uint64_t n_overflow, n_flushed, n_nan; struct lm_errors errors; };
+struct lmc_tally { uint64_t n_overflow, n_flushed, n_nan, source_sum; struct lm_errors errors; };
 /* Counts for n values about to become `to` (F32, F16, BF16). src: the stored
  * values when the source is F64, else NULL. */
 void lmc_tally(struct lmc_tally *t, const float *x, const void *f64, size_t n, enum lm_dtype to);
@@ -49,15 +51,18 @@ struct lmc_output {
     const struct lmc_place *places;  /* one an item */
     struct lmc_journal *journal;     /* where finished ranges are recorded; NULL: nowhere */
     bool compare;                    /* nothing is written: what is there must be the same (LM_MISMATCH) */
+    bool sums_only;                  /* nothing is made: the source is read and summed */
 };
 /* Elements [first, first + n) of an item. */
 struct lmc_range { size_t item; uint64_t first, n; };
 
 /* The outputs of one pass: the same tensors in the same order, of the same source. */
-struct lmc_outputs { const struct lmc_output *of; size_t n; bool measure; };
+struct lmc_outputs { const struct lmc_output *of; size_t n; bool measure; struct lmc_encoder encoder; };
 
-/* Does the kernel copy it as it is? */
+/* Does it stay as it is? */
 bool lmc_keeps_bytes(const struct lm_plan_item *it);
+/* Is the item's source summed? */
+bool lmc_sums_source(const struct lmc_output *x, size_t item);
 /* The largest unit of an item in any of the outputs. */
 uint64_t lmc_common_unit(const struct lmc_outputs *x, size_t item);
 
@@ -79,6 +84,7 @@ struct lmc_done {
     bool skip;               /* it is there already */
     struct lmc_tally tally;
     struct lmc_sum sum;      /* of the bytes written; not of those that the kernel copied */
+    struct lmc_source_sum source;
 };
 /* Reads and decodes a piece once and writes it to every output not skipped,
  * adding to done (one an output). */

@@ -15,7 +15,14 @@ enum work { COPY, MAKE, MOVE, COMPUTE };
 
 bool lmc_keeps_bytes(const struct lm_plan_item *it)
 {
-    return it->src && it->src->dtype == it->dtype && it->transform == LM_T_NONE && !it->src->big_endian;
+    return it->src && it->src->dtype == it->dtype && it->transform == LM_T_NONE && !it->src->big_endian && !it->src->packed;
+}
+
+bool lmc_sums_source(const struct lmc_output *x, size_t item)
+{
+    const struct lm_plan_item *it = &x->p->items[item];
+
+    return x->p->sums_source && lmc_source_counts(it, lmc_unit(it));
 }
 
 static enum work work_of(const struct lm_plan_item *it)
@@ -126,15 +133,21 @@ void lmc_buffers_free(struct lmc_buffers *b)
 
 /* ---- copying */
 
-static int copy_by_hand(int from, uint64_t at, int to, uint64_t dst, uint64_t n, uint8_t *buf, struct lmc_sum *sum,
-                        struct lm_err *e)
+/* done: NULL, or gets the sums; source: of the values of d too. */
+static int copy_by_hand(int from, uint64_t at, int to, uint64_t dst, uint64_t n, uint8_t *buf, struct lmc_done *done,
+                        const enum lm_dtype *source, struct lm_err *e)
 {
+    const struct lm_dtype_info *d = source ? lm_dtype_info(*source) : NULL;
+    size_t room = d ? BOUNCE / d->block_bytes * d->block_bytes : BOUNCE;
+
     while (n > 0) {
-        size_t k = n < BOUNCE ? (size_t)n : BOUNCE;
-        if (lmc_pread_all(from, buf, k, at, e) || lm_pwrite_all(to, buf, k, dst, e))
+        size_t k = n < room ? (size_t)n : room;
+        if (lmc_pread_all(from, buf, k, at, e) || (to >= 0 && lm_pwrite_all(to, buf, k, dst, e)))
             return -1;
-        if (sum)
-            lmc_sum_add(sum, buf, k);
+        if (done)
+            lmc_sum_add(&done->sum, buf, k);
+        if (d)
+            lmc_source_add(&done->source, *source, buf, k / d->block_bytes * d->block_elems);
         at += k;
         dst += k;
         n -= k;
@@ -153,7 +166,7 @@ static int copy_range(int from, uint64_t at, int to, uint64_t dst, uint64_t n, u
             return lm_err_errno(e, "cannot copy");
         /* 0 and the other errors: this pair of files cannot; reading says whether the end came early. */
         if (done <= 0)
-            return copy_by_hand(from, at, to, dst, n, buf, NULL, e);
+            return copy_by_hand(from, at, to, dst, n, buf, NULL, NULL, e);
         at += (uint64_t)done;
         dst += (uint64_t)done;
         n -= (uint64_t)done;
@@ -188,10 +201,12 @@ static int copy(const struct lmc_output *x, const struct lm_plan_item *it, const
     uint64_t from = it->src->offset + lm_dtype_bytes(it->dtype, r->first), n = lm_dtype_bytes(it->dtype, r->n);
     int fd = lm_model_file(x->p->src, it->src->file)->fd;
 
+    bool summed = lmc_sums_source(x, r->item);
+
     if (x->compare)
         return lmc_compare_copy(x, r, n, e) ? (e->code == LM_MISMATCH ? differs(e) : -1) : 0;
-    if (x->journal)
-        return copy_by_hand(fd, from, at.fd, at.offset, n, b->raw, &done->sum, e);
+    if (x->journal || summed)
+        return copy_by_hand(fd, from, x->sums_only ? -1 : at.fd, at.offset, n, b->raw, done, summed ? &it->dtype : NULL, e);
     pthread_mutex_lock(b->copying);
     int rc = copy_range(fd, from, at.fd, at.offset, n, b->raw, e);
     pthread_mutex_unlock(b->copying);
@@ -230,8 +245,8 @@ static int settle_nan(const struct lmc_range *j, bool allowed, const struct lmc_
 }
 
 /* Rows of one matrix at a time: each expert has its own importance. */
-static int encode_weighted(const struct lm_plan_item *it, const struct lmc_range *j, const struct lmc_buffers *b,
-                           struct lm_err *e)
+static int encode_weighted(const struct lmc_encoder *x, const struct lm_plan_item *it, const struct lmc_range *j,
+                           const struct lmc_buffers *b, struct lm_err *e)
 {
     uint64_t row = it->shape[it->n_dims - 1], n_rows = it->shape[it->n_dims - 2], all = lm_plan_elems(it) / row / n_rows;
     size_t row_bytes = lm_dtype_bytes(it->dtype, row);
@@ -241,7 +256,8 @@ static int encode_weighted(const struct lm_plan_item *it, const struct lmc_range
         k = n_rows - at % n_rows < end - at ? n_rows - at % n_rows : end - at;
         if (lm_imatrix_means(it->importance, row, all, at / n_rows, b->weights, e))
             return -1;
-        lm_dtype_info(it->dtype)->from_f32_weighted(b->out + done * row_bytes, b->f32 + done * row, b->weights, row, k);
+        if (lmc_encode(x, it->dtype, b->out + done * row_bytes, b->f32 + done * row, b->weights, row, k, e))
+            return -1;
     }
     return 0;
 }
@@ -257,10 +273,9 @@ static void measure(const struct lm_plan_item *it, const struct lmc_range *j, co
 static int quantize(const struct lmc_outputs *x, const struct lm_plan_item *it, const struct lmc_range *j, uint32_t max,
                     const struct lmc_buffers *b, struct lmc_tally *t, struct lm_err *e)
 {
-    if (it->importance && encode_weighted(it, j, b, e))
+    if (it->importance ? encode_weighted(&x->encoder, it, j, b, e)
+                       : lmc_encode(&x->encoder, it->dtype, b->out, b->f32, NULL, j->n, 1, e))
         return -1;
-    if (!it->importance)
-        lm_dtype_info(it->dtype)->from_f32(b->out, b->f32, j->n);
     if (x->measure)
         measure(it, j, b, t);
     return max < 0x47000000 /* 32768 */ ? 0 : check_blocks(it->dtype, b->out, x->n > 1 ? b->back : b->f32, j->n, e);
@@ -291,10 +306,18 @@ static int put(const struct lmc_output *x, const struct lmc_range *j, const uint
     size_t n = lm_dtype_bytes(x->p->items[j->item].dtype, j->n);
     struct lmc_place at = place_of(x, j);
 
+    if (x->sums_only)
+        return 0;
     if (x->compare)
         return compare(at, data, n, e);
     lmc_sum_add(&done->sum, data, n);
     return lm_pwrite_all(at.fd, data, n, at.offset, e);
+}
+
+static void sum_source(const struct lmc_output *x, const struct lmc_range *j, const struct lmc_buffers *b, struct lmc_done *done)
+{
+    if (lmc_sums_source(x, j->item))
+        lmc_source_add(&done->source, x->p->items[j->item].src->dtype, b->raw, j->n);
 }
 
 static int put_plain(const struct lmc_output *x, const struct lmc_range *j, const struct lmc_buffers *b,
@@ -309,7 +332,10 @@ static int put_plain(const struct lmc_output *x, const struct lmc_range *j, cons
         lm_dtype_info(it->dtype)->from_f32(b->out, it->made + j->first, j->n);
         return put(x, j, b->out, done, e);
     case MOVE:
-        return lmc_fetch(x->p->src, it, j->first, j->n, b->raw, e) || put(x, j, b->raw, done, e) ? -1 : 0;
+        if (lmc_fetch(x->p->src, it, j->first, j->n, b->raw, e))
+            return -1;
+        sum_source(x, j, b, done);
+        return put(x, j, b->raw, done, e);
     case COMPUTE:
         break;
     }
@@ -366,7 +392,10 @@ int lmc_piece(const struct lmc_outputs *x, const struct lmc_range *j, const stru
         return 0;
     if (lmc_fetch_f32(computes->p->src, &computes->p->items[j->item], j->first, j->n, b->raw, b->f32, e))
         return -1;
-    return put_computed(x, j, b, done, e);
+    for (size_t k = 0; k < x->n; k++)
+        if (!done[k].skip && work_of(&x->of[k].p->items[j->item]) == COMPUTE)
+            sum_source(&x->of[k], j, b, &done[k]);
+    return computes->sums_only ? 0 : put_computed(x, j, b, done, e);
 }
 
 /* ---- reading back */

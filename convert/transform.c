@@ -144,6 +144,22 @@ static int fetch_run(int fd, struct run r, uint64_t offset, size_t row_bytes, ui
     return 0;
 }
 
+/* The rows of a packed weight are computed, a run of neighbours at a time. */
+static int packed_run(const struct lm_plan_item *it, struct run r, uint64_t row0, size_t row_bytes, uint8_t *dst,
+                      struct lm_err *e)
+{
+    uint64_t span = r.n ? (r.n - 1) * r.from_step + 1 : 0;
+    uint8_t *rows = aligned_alloc(64, (span * row_bytes + 64) / 64 * 64);
+
+    if (!rows)
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    lm_tensor_read(it->src, (row0 + r.from) * row_bytes, span * row_bytes, rows);
+    for (uint64_t i = 0; i < r.n; i++)
+        memcpy(dst + (r.to + i * r.to_step) * row_bytes, rows + i * r.from_step * row_bytes, row_bytes);
+    free(rows);
+    return 0;
+}
+
 static int fetch_permuted(int fd, const struct lm_plan_item *it, uint64_t first, uint64_t n, uint8_t *raw,
                           struct lm_err *e)
 {
@@ -155,8 +171,9 @@ static int fetch_permuted(int fd, const struct lm_plan_item *it, uint64_t first,
     while (a < end) {
         uint64_t head = a / rows, in = a % rows, stop = end - head * rows < rows ? end - head * rows : rows;
         for (uint64_t s = 0; s < 2; s++)
-            if (fetch_run(fd, find_run(s, rows / 2, it->inverse, in, stop), t->offset + head * rows * row_bytes,
-                          row_bytes, raw, skipped, e))
+            if (t->packed ? packed_run(it, find_run(s, rows / 2, it->inverse, in, stop), head * rows, row_bytes, raw, e)
+                          : fetch_run(fd, find_run(s, rows / 2, it->inverse, in, stop), t->offset + head * rows * row_bytes,
+                                      row_bytes, raw, skipped, e))
                 return -1;
         raw += (stop - in) * row_bytes;
         a += stop - in;
@@ -224,6 +241,10 @@ int lmc_fetch(const struct lm_model *m, const struct lm_plan_item *it, uint64_t 
 
     if (it->n_pieces)
         rc = lmc_fetch_pieces(m, it, first, n, raw, e);
+    else if (t->packed && it->transform == LM_T_TRANSPOSE)
+        return transposed_f32(it, first, n, raw, e);
+    else if (t->packed && (it->transform == LM_T_NONE || it->transform == LM_T_PLUS_ONE))
+        lm_tensor_read(t, lm_dtype_bytes(t->dtype, first), lm_dtype_bytes(t->dtype, n), raw);
     else if (it->transform == LM_T_NONE || it->transform == LM_T_PLUS_ONE)
         rc = lmc_pread_all(fd, raw, lm_dtype_bytes(t->dtype, n), t->offset + lm_dtype_bytes(t->dtype, first), e);
     else if (it->transform == LM_T_TRANSPOSE)

@@ -26,6 +26,10 @@ static int copy_run(struct walk *w, uint64_t src, uint64_t dst, uint64_t n)
     size_t bytes = (size_t)((b - a) / w->block * w->width);
     uint64_t from = (src + (a - dst)) / w->block * w->width;
     uint8_t *to = w->raw + (a - w->first) / w->block * w->width;
+    if (w->x->src->packed) {
+        lm_tensor_read(w->x->src, from, bytes, to);
+        return 0;
+    }
     if (bytes >= LONG_RUN)
         return lmc_pread_all(w->fd, to, bytes, w->x->src->offset + from, w->e);
     memcpy(to, w->x->src->data + from, bytes);
@@ -42,6 +46,10 @@ static void copy_elements(struct walk *w, uint64_t src, uint64_t dst, uint64_t l
     unsigned k = w->x->n_axes - 1;
     uint64_t ss = w->x->src_step[k], ds = w->x->dst_step[k];
 
+    for (uint64_t i = lo; w->x->src->packed && i < hi; i++)
+        lm_tensor_read(w->x->src, (src + i * ss) * w->width, w->width, w->raw + (dst + i * ds - w->first) * w->width);
+    if (w->x->src->packed)
+        return;
     switch (w->width) {
     case 1: SCATTER(uint8_t); break;
     case 2: SCATTER(uint16_t); break;

@@ -10,6 +10,7 @@
 #define GPU_BACKEND_H
 
 #include "libmodel/arch.h"
+#include "libmodel/quantizer.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -116,6 +117,10 @@ struct lm_dev;  /* a backend's instance */
 struct lm_kv;   /* K and V of every layer for one session, [layer][pos][KV] */
 struct lm_buf;  /* f32 activations in the backend's memory */
 
+/* Is shown x [n, cols], rows ldx apart, on the host: what the matrices (their addresses in lm_net) are about to be
+ * multiplied with. mats[0] has a tensor. Called by the caller's thread, between operations. */
+typedef void lm_watch_fn(void *user, const struct lm_mat *const *mats, size_t n_mats, const float *x, size_t ldx, size_t n);
+
 /* Every operation returns 0 or -1 with e. pos0 is the position of the first of
  * the n tokens; KV rows 0..pos0-1 are filled. */
 struct lm_backend {
@@ -161,14 +166,21 @@ struct lm_backend {
     int (*kv_read)(struct lm_dev *d, const struct lm_kv *kv, uint32_t layer, size_t pos, size_t n, float *k, float *v,
                    struct lm_err *e);
     int (*sync)(struct lm_dev *d, struct lm_err *e);
+    /* From now on every product's input is shown to fn; NULL ends it. NULL: this backend cannot. */
+    void (*watch)(struct lm_dev *d, lm_watch_fn *fn, void *user);
 };
 
 extern const struct lm_backend lm_backend_cpu;
 extern const struct lm_backend lm_backend_cpu_f64; /* plain loops in double */
 /* The cuda backend lives in the plugin libmodel-cuda.so, which exports this. A
  * plugin whose version differs from LM_BACKEND_ABI is refused by name. */
-#define LM_BACKEND_ABI 2
-struct lm_plugin { uint32_t abi; const struct lm_backend *backend; int (*n_devices)(struct lm_err *e); };
+#define LM_BACKEND_ABI 3
+struct lm_plugin {
+    uint32_t abi;
+    const struct lm_backend *backend;
+    int (*n_devices)(struct lm_err *e);
+    const struct lm_quantizer *quantizer; /* NULL: none */
+};
 #define LM_PLUGIN_SYMBOL "lm_plugin_cuda" /* extern const struct lm_plugin lm_plugin_cuda; */
 
 #ifdef __cplusplus

@@ -381,6 +381,12 @@ static int cpu_sync(struct lm_dev *d, struct lm_err *e)
     return 0;
 }
 
+static void cpu_watch(struct lm_dev *d, lm_watch_fn *fn, void *user)
+{
+    d->watch = fn;
+    d->watcher = user;
+}
+
 const struct lm_backend lm_backend_cpu = {
     .name = "cpu",
     .open = cpu_open,
@@ -401,4 +407,5 @@ const struct lm_backend lm_backend_cpu = {
     .logits = lmi_cpu_logits,
     .kv_read = kv_read,
     .sync = cpu_sync,
+    .watch = cpu_watch,
 };

@@ -106,6 +106,8 @@ struct lm_dev {
     uint8_t *acts;     /* int8 and bf16 forms of the inputs */
     struct lmi_moe *moe; /* NULL: no experts */
     struct lmi_thread *threads;
+    lm_watch_fn *watch;  /* NULL: nobody looks */
+    void *watcher;
 };
 
 struct lm_buf {

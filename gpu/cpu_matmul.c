@@ -19,7 +19,7 @@ static enum path path_of(const struct lm_dev *d, const struct lm_mat *m)
 {
     const struct lm_tensor *t = m->tensor;
 
-    if (d->math == LM_MATH_EXACT || m->transposed || t->big_endian || (m->part && m->row_step != m->cols))
+    if (d->math == LM_MATH_EXACT || m->transposed || t->big_endian || t->packed || (m->part && m->row_step != m->cols))
         return PATH_F32;
     if (lmi_q8_group(t->dtype))
         return PATH_Q8;
@@ -100,6 +100,8 @@ void lmi_acts_prepare(struct lm_dev *d, struct lmi_acts *a, const float *x, size
     unsigned paths = 0;
 
     *a = (struct lmi_acts){.x = x, .ldx = ldx, .n = n, .k = mats[0]->cols};
+    if (d->watch)
+        d->watch(d->watcher, mats, n_mats, x, ldx, n);
     for (size_t i = 0; i < n_mats; i++)
         paths |= 1u << path_of(d, mats[i]);
     if (paths & 1u << PATH_Q8)
@@ -120,7 +122,7 @@ static void decode(const struct lm_tensor *t, size_t first, size_t n, float *out
 {
     const struct lm_dtype_info *i = lm_dtype_info(t->dtype);
 
-    if (t->big_endian)
+    if (t->big_endian || t->packed)
         lm_tensor_to_f32(t, first, n, out, NULL);
     else
         i->to_f32(out, t->data + first / i->block_elems * i->block_bytes, n);
@@ -178,7 +180,7 @@ static void decode_transposed(const struct lm_mat *m, size_t r0, size_t rows, fl
 
 static bool usable_in_place(const struct lm_tensor *t)
 {
-    return t->dtype == LM_F32 && !t->big_endian && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
+    return t->dtype == LM_F32 && !t->big_endian && !t->packed && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
            (uintptr_t)t->data % sizeof(float) == 0;
 }
 
@@ -197,6 +199,8 @@ static void tile_f32(const struct lm_dev *d, const struct lm_mat *m, const struc
         const float *w = panel;
         if (usable_in_place(m->tensor))
             w = (const float *)(const void *)m->tensor->data + row_start(m, r0 + r);
+        else if (m->tensor->packed && (!m->part || m->row_step == k))
+            decode(m->tensor, row_start(m, r0 + r), n * k, panel); /* neighbours together: some are packed across rows */
         else
             for (size_t i = 0; i < n; i++)
                 lmi_mat_row(m, r0 + r + i, panel + i * k);

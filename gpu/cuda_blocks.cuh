@@ -9,27 +9,19 @@
  *   two   8 B a unit   word w/4, byte k, bits 2(w%4): element 4w + k
  *   bit   4 B a unit   byte k, bit w: element 4w + k
  *   byte 32 B a unit   Q8_0's signed bytes
- *   head               scales: 2 or 4 B a unit, or 16 B every 8 units
+ *   head               scales: 1, 2 or 4 B a unit, or 2, 8 or 16 B every 8 units
  *   tail               what is left of a 256-element block's scales, every 8 units
  *
- * A value is s * (code - bias) + m.  Block layouts: ggml's, as in libmodel/dtype. */
+ * A value is s * (code - bias) + m, or s * level[code] where the codes name
+ * uneven levels.  Block layouts: ggml's, as in libmodel/dtype. */
 #ifndef GPU_CUDA_BLOCKS_CUH
 #define GPU_CUDA_BLOCKS_CUH
 
-#include <stdint.h>
-#include <string.h>
+#include "gpu/cuda_scalar.cuh"
 
-#include "libmodel/dtype.h"
-
-#ifdef __CUDACC__
-#include <cuda_fp16.h>
-#define LMC_HD __host__ __device__ __forceinline__
-#else
-#define LMC_HD inline
-#endif
-
-#define LMC_BLOCK_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
-#define LMC_PLAIN_TYPES(X) X(F32) X(F16) X(BF16) X(F64) X(F8_E4M3) X(F8_E5M2)
+#define LMC_BLOCK_TYPES(X)                                                                                             \
+    X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)                                    \
+    X(IQ4_NL) X(IQ4_XS) X(MXFP4) X(NVFP4) X(TQ2_0)
 
 #define LMC_UNIT 32 /* elements */
 
@@ -42,24 +34,31 @@ struct lmc_shape {
     int bias;
     int min;         /* has m */
     int halves;      /* s and m change after 16 elements */
+    int levels;      /* LMC_IQ4, LMC_E2M1, or 0 */
 };
+enum { LMC_IQ4 = 1, LMC_E2M1 };
 
 template <int D> struct lmc_block;
 #define SHAPE(d, ...)                                                                                                  \
     template <> struct lmc_block<LM_##d> {                                                                             \
         static constexpr lmc_shape s = {__VA_ARGS__};                                                                  \
     };
-/*          un  bytes  n  2  1  8  head   tail bias min half */
-SHAPE(Q4_0, 1,  18,    1, 0, 0, 0, 2, 1,  0,   8,   0,  0)
-SHAPE(Q4_1, 1,  20,    1, 0, 0, 0, 4, 1,  0,   0,   1,  0)
-SHAPE(Q5_0, 1,  22,    1, 0, 1, 0, 2, 1,  0,   16,  0,  0)
-SHAPE(Q5_1, 1,  24,    1, 0, 1, 0, 4, 1,  0,   0,   1,  0)
-SHAPE(Q8_0, 1,  34,    0, 0, 0, 1, 2, 1,  0,   0,   0,  0)
-SHAPE(Q2_K, 8,  84,    0, 1, 0, 0, 2, 1,  4,   0,   1,  1)
-SHAPE(Q3_K, 8,  110,   0, 1, 1, 0, 16, 8, 0,   4,   0,  1)
-SHAPE(Q4_K, 8,  144,   1, 0, 0, 0, 16, 8, 0,   0,   1,  0)
-SHAPE(Q5_K, 8,  176,   1, 0, 1, 0, 16, 8, 0,   0,   1,  0)
-SHAPE(Q6_K, 8,  210,   1, 1, 0, 0, 2, 1,  2,   32,  0,  1)
+/*            un bytes  n  2  1  8  head   tail bias min half levels */
+SHAPE(Q4_0,   1, 18,    1, 0, 0, 0, 2, 1,  0,   8,   0,  0,   0)
+SHAPE(Q4_1,   1, 20,    1, 0, 0, 0, 4, 1,  0,   0,   1,  0,   0)
+SHAPE(Q5_0,   1, 22,    1, 0, 1, 0, 2, 1,  0,   16,  0,  0,   0)
+SHAPE(Q5_1,   1, 24,    1, 0, 1, 0, 4, 1,  0,   0,   1,  0,   0)
+SHAPE(Q8_0,   1, 34,    0, 0, 0, 1, 2, 1,  0,   0,   0,  0,   0)
+SHAPE(Q2_K,   8, 84,    0, 1, 0, 0, 2, 1,  4,   0,   1,  1,   0)
+SHAPE(Q3_K,   8, 110,   0, 1, 1, 0, 16, 8, 0,   4,   0,  1,   0)
+SHAPE(Q4_K,   8, 144,   1, 0, 0, 0, 16, 8, 0,   0,   1,  0,   0)
+SHAPE(Q5_K,   8, 176,   1, 0, 1, 0, 16, 8, 0,   0,   1,  0,   0)
+SHAPE(Q6_K,   8, 210,   1, 1, 0, 0, 2, 1,  2,   32,  0,  1,   0)
+SHAPE(IQ4_NL, 1, 18,    1, 0, 0, 0, 2, 1,  0,   0,   0,  0,   LMC_IQ4)
+SHAPE(IQ4_XS, 8, 136,   1, 0, 0, 0, 8, 8,  0,   0,   0,  0,   LMC_IQ4)
+SHAPE(MXFP4,  1, 17,    1, 0, 0, 0, 1, 1,  0,   0,   0,  0,   LMC_E2M1)
+SHAPE(NVFP4,  2, 36,    1, 0, 0, 0, 2, 1,  0,   0,   0,  1,   LMC_E2M1)
+SHAPE(TQ2_0,  8, 66,    0, 1, 0, 0, 2, 8,  0,   1,   0,  0,   0)
 #undef SHAPE
 
 /* Where the planes of one matrix are. codes: nib or byte plane of a block
@@ -90,135 +89,6 @@ static inline size_t lmc_planes_at(lmc_planes *p, const lmc_shape *s, size_t n_u
     return at;
 }
 
-/* ---- loads of any width; the device's read-only path needs aligned addresses */
-
-struct lmc_u4 { uint32_t x, y, z, w; };
-
-LMC_HD lmc_u4 lmc_ld16(const uint8_t *p)
-{
-    lmc_u4 r;
-#ifdef __CUDA_ARCH__
-    uint4 v = __ldg((const uint4 *)p);
-    r.x = v.x, r.y = v.y, r.z = v.z, r.w = v.w;
-#else
-    memcpy(&r, p, 16);
-#endif
-    return r;
-}
-LMC_HD void lmc_ld8(uint32_t *a, uint32_t *b, const uint8_t *p)
-{
-#ifdef __CUDA_ARCH__
-    uint2 v = __ldg((const uint2 *)p);
-    *a = v.x, *b = v.y;
-#else
-    memcpy(a, p, 4);
-    memcpy(b, p + 4, 4);
-#endif
-}
-LMC_HD uint32_t lmc_ld4(const uint8_t *p)
-{
-#ifdef __CUDA_ARCH__
-    return __ldg((const unsigned *)p);
-#else
-    uint32_t v;
-    memcpy(&v, p, 4);
-    return v;
-#endif
-}
-LMC_HD uint32_t lmc_ld2(const uint8_t *p)
-{
-#ifdef __CUDA_ARCH__
-    return __ldg((const unsigned short *)p);
-#else
-    uint16_t v;
-    memcpy(&v, p, 2);
-    return v;
-#endif
-}
-
-/* ---- scalars. Products and sums are never contracted, so that a decoded
- * weight equals lm_dtype's to_f32 bit for bit. */
-
-LMC_HD float lmc_bits_f32(uint32_t u)
-{
-#ifdef __CUDA_ARCH__
-    return __uint_as_float(u);
-#else
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-#endif
-}
-LMC_HD uint32_t lmc_f32_bits(float f)
-{
-#ifdef __CUDA_ARCH__
-    return __float_as_uint(f);
-#else
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-#endif
-}
-LMC_HD float lmc_mul(float a, float b)
-{
-#ifdef __CUDA_ARCH__
-    return __fmul_rn(a, b);
-#else
-    return a * b;
-#endif
-}
-LMC_HD float lmc_add(float a, float b)
-{
-#ifdef __CUDA_ARCH__
-    return __fadd_rn(a, b);
-#else
-    return a + b;
-#endif
-}
-LMC_HD float lmc_fma(float a, float b, float c)
-{
-#ifdef __CUDA_ARCH__
-    return __fmaf_rn(a, b, c);
-#else
-    return __builtin_fmaf(a, b, c);
-#endif
-}
-
-LMC_HD float lmc_f16(uint32_t h)
-{
-#ifdef __CUDA_ARCH__
-    return __half2float(__ushort_as_half((unsigned short)h));
-#else
-    uint32_t mag = (h & 0x7fff) << 13, sign = (h & 0x8000) << 16;
-    if (mag >= 0x0f800000) /* infinity, NaN */
-        return lmc_bits_f32(sign | (mag + 0x70000000) | (mag > 0x0f800000 ? 0x400000 : 0));
-    return lmc_bits_f32(sign | lmc_f32_bits(lmc_bits_f32(mag) * 0x1p112f));
-#endif
-}
-LMC_HD float lmc_bf16(uint32_t h)
-{
-    return lmc_bits_f32(h << 16);
-}
-/* Round to nearest even; NaN stays a quiet NaN. */
-LMC_HD uint16_t lmc_to_bf16(float f)
-{
-    uint32_t u = lmc_f32_bits(f);
-    if ((u & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-LMC_HD float lmc_f8_e4m3(uint32_t b)
-{
-    uint32_t mag = (b & 0x7f) << 20, sign = (b & 0x80) << 24;
-    if ((b & 0x7f) == 0x7f)
-        return lmc_bits_f32(sign | 0x7fc00000);
-    return lmc_bits_f32(sign | lmc_f32_bits(lmc_mul(lmc_bits_f32(mag), 0x1p120f)));
-}
-LMC_HD float lmc_f8_e5m2(uint32_t b)
-{
-    return lmc_f16(b << 8);
-}
-
 /* ---- from the file's block to planes (upload) */
 
 /* Unsigned code of element i of a block (Q8_0: the byte). */
@@ -244,6 +114,16 @@ template <int D> LMC_HD uint32_t lmc_code(const uint8_t *b, int i)
         return b[16 + i / 64 * 32 + i % 32] >> 4 * (i / 32 & 1) & 15;
     if (D == LM_Q5_K)
         return (b[48 + i / 64 * 32 + i % 32] >> 4 * (i / 32 & 1) & 15) | (b[16 + i % 32] >> i / 32 & 1) << 4;
+    if (D == LM_IQ4_NL)
+        return b[2 + j] >> 4 * half & 15;
+    if (D == LM_IQ4_XS)
+        return b[8 + i / 32 * 16 + j] >> 4 * (half & 1) & 15;
+    if (D == LM_MXFP4)
+        return b[1 + j] >> 4 * half & 15;
+    if (D == LM_NVFP4)
+        return b[4 + half * 8 + j % 8] >> 4 * (j / 8) & 15;
+    if (D == LM_TQ2_0)
+        return b[at] >> 2 * plane & 3;
     /* Q6_K */
     return (b[i / 128 * 64 + i % 64] >> 4 * (i % 128 / 64) & 15) | (b[128 + at] >> 2 * plane & 3) << 4;
 }
@@ -268,8 +148,13 @@ template <int D> LMC_HD void lmc_pack_head(const lmc_planes &p, size_t u, const 
     } else if (D == LM_Q4_K || D == LM_Q5_K) {
         if (sub == 0)
             lmc_copy(p.head + u * 2, b, 16);
+    } else if (D == LM_IQ4_XS || D == LM_TQ2_0) {
+        constexpr int n = lmc_block<D>::s.head;
+        if (sub == 0)
+            lmc_copy(p.head + u / 8 * n, b + (D == LM_TQ2_0 ? 64 : 0), n);
     } else {
-        lmc_copy(p.head + u * lmc_block<D>::s.head, b, lmc_block<D>::s.head);
+        constexpr int n = lmc_block<D>::s.head;
+        lmc_copy(p.head + u * n, b + n * sub, n);
     }
 }
 
@@ -323,17 +208,41 @@ template <int D> LMC_HD void lmc_load(lmc_raw &r, const lmc_planes &p, size_t u)
         lmc_ld8(&r.two[0], &r.two[1], p.two + u * 8);
     if (s.bit)
         r.bit = lmc_ld4(p.bit + u * 4);
+    const uint8_t *head = p.head + (s.head_units == 8 ? u / 8 : u) * s.head;
     if (s.head == 16) {
-        lmc_u4 a = lmc_ld16(p.head + u / 8 * 16);
+        lmc_u4 a = lmc_ld16(head);
         r.head[0] = a.x, r.head[1] = a.y, r.head[2] = a.z, r.head[3] = a.w;
+    } else if (s.head == 8) {
+        lmc_ld8(&r.head[0], &r.head[1], head);
     } else {
-        r.head[0] = s.head == 4 ? lmc_ld4(p.head + u * 4) : lmc_ld2(p.head + u * 2);
+        r.head[0] = s.head == 4 ? lmc_ld4(head) : s.head == 2 ? lmc_ld2(head) : lmc_ld1(head);
     }
     if (s.tail)
         r.tail = s.tail == 4 ? lmc_ld4(p.tail + u / 8 * 4) : lmc_ld2(p.tail + u / 8 * 2);
 }
 
-/* Four codes of word w (elements 4w..4w+3), a byte each. */
+/* Level of each of four codes, a signed byte each. */
+template <int L> LMC_HD uint32_t lmc_levels(uint32_t codes)
+{
+    /* IQ4: -127 -104 -83 -65, -49 -35 -22 -10, 1 13 25 38, 53 69 89 113; E2M1: twice 0 .5 1 1.5 2 3 4 6, then minus */
+    constexpr uint32_t t[4] = {L == LMC_IQ4 ? 0xbfad9881u : 0x03020100u, L == LMC_IQ4 ? 0xf6eaddcfu : 0x0c080604u,
+                               L == LMC_IQ4 ? 0x26190d01u : 0xfdfeff00u, L == LMC_IQ4 ? 0x71594535u : 0xf4f8fafcu};
+#ifdef __CUDA_ARCH__
+    uint32_t pairs = codes | codes >> 4, at = (pairs & 0xff) | (pairs >> 8 & 0xff00);
+    uint32_t low = __byte_perm(t[0], t[1], at & 0x7777u), high = __byte_perm(t[2], t[3], at & 0x7777u);
+    uint32_t upper = (codes >> 3 & 0x01010101u) * 255u;
+    return (low & ~upper) | (high & upper);
+#else
+    uint32_t r = 0;
+    for (int k = 0; k < 4; k++) {
+        uint32_t c = codes >> 8 * k & 15;
+        r |= (t[c / 4] >> 8 * (c % 4) & 255) << 8 * k;
+    }
+    return r;
+#endif
+}
+
+/* Four codes of word w (elements 4w..4w+3), or their levels, a byte each. */
 template <int D> LMC_HD uint32_t lmc_word(const lmc_raw &r, int w)
 {
     constexpr lmc_shape s = lmc_block<D>::s;
@@ -347,7 +256,7 @@ template <int D> LMC_HD uint32_t lmc_word(const lmc_raw &r, int w)
         c |= (r.two[w >> 2] >> 2 * (w & 3) & 0x03030303u) << (s.nib ? 4 : 0);
     if (s.bit)
         c |= (r.bit >> w & 0x01010101u) << (s.nib ? 4 : 2);
-    return c;
+    return s.levels ? lmc_levels<s.levels>(c) : c;
 }
 
 struct lmc_scales { float s[2], m[2]; };
@@ -385,6 +294,17 @@ template <int D> LMC_HD lmc_scales lmc_unit_scales(const lmc_raw &r, int sub)
     } else if (D == LM_Q6_K) {
         for (int h = 0; h < 2; h++)
             o.s[h] = lmc_mul(lmc_f16(r.tail), (float)(int8_t)(r.head[0] >> 8 * h & 255));
+    } else if (D == LM_IQ4_XS) {
+        uint32_t low = r.head[1] >> 4 * sub & 15, high = r.head[0] >> (16 + 2 * sub) & 3;
+        o.s[0] = lmc_mul(lmc_f16(r.head[0] & 0xffff), (float)((int)(low | high << 4) - 32));
+    } else if (D == LM_MXFP4) { /* half of 2^(e - 127) */
+        o.s[0] = lmc_bits_f32(r.head[0] > 1 ? (r.head[0] - 1) << 23 : 0x00200000u << r.head[0]);
+    } else if (D == LM_NVFP4) { /* unsigned; ggml reads 0x7f as 0 */
+        for (int h = 0; h < 2; h++) {
+            uint32_t code = r.head[0] >> 8 * h & 255;
+            float v = lmc_mul(lmc_bits_f32((code & 127) << 20), 0x1p120f);
+            o.s[h] = code == 127 ? 0.0f : lmc_mul(0.5f, v);
+        }
     } else {
         o.s[0] = lmc_f16(r.head[0] & 0xffff);
         if (lmc_block<D>::s.min)
@@ -395,12 +315,13 @@ template <int D> LMC_HD lmc_scales lmc_unit_scales(const lmc_raw &r, int sub)
     return o;
 }
 
-/* Byte k of a word of codes as code - bias, exactly: the byte becomes the last
+/* Byte k of a word as code - bias or as a level, exactly: the byte becomes the last
  * byte of 2^23, from which 2^23 + bias is taken (faster than a conversion). */
 template <int D> LMC_HD float lmc_code_f32(uint32_t word, int k)
 {
-    constexpr int bias = lmc_block<D>::s.byte ? 128 : lmc_block<D>::s.bias;
-    if (lmc_block<D>::s.byte)
+    constexpr bool is_signed = lmc_block<D>::s.byte || lmc_block<D>::s.levels;
+    constexpr int bias = is_signed ? 128 : lmc_block<D>::s.bias;
+    if (is_signed)
         word ^= 0x80808080u;
 #ifdef __CUDA_ARCH__
     return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | (unsigned)k)) - (8388608.0f + bias);
@@ -426,38 +347,6 @@ template <int D> LMC_HD void lmc_unit_f32(float *out, const lmc_planes &p, size_
             out[4 * w + k] = lmc_block<D>::s.min ? lmc_add(v, sc.m[w >> 2]) : v;
         }
     }
-}
-
-/* ---- plain types */
-
-template <int D> struct lmc_plain;
-template <> struct lmc_plain<LM_F32> { static constexpr int bytes = 4; };
-template <> struct lmc_plain<LM_F16> { static constexpr int bytes = 2; };
-template <> struct lmc_plain<LM_BF16> { static constexpr int bytes = 2; };
-template <> struct lmc_plain<LM_F64> { static constexpr int bytes = 8; };
-template <> struct lmc_plain<LM_F8_E4M3> { static constexpr int bytes = 1; };
-template <> struct lmc_plain<LM_F8_E5M2> { static constexpr int bytes = 1; };
-
-template <int D> LMC_HD float lmc_elem(const uint8_t *data, size_t i)
-{
-    const uint8_t *p = data + i * lmc_plain<D>::bytes;
-
-    if (D == LM_F32)
-        return lmc_bits_f32(lmc_ld4(p));
-    if (D == LM_F16)
-        return lmc_f16(lmc_ld2(p));
-    if (D == LM_BF16)
-        return lmc_bf16(lmc_ld2(p));
-    if (D == LM_F64) {
-        double d;
-#ifdef __CUDA_ARCH__
-        d = __ldg((const double *)p);
-#else
-        memcpy(&d, p, 8);
-#endif
-        return (float)d;
-    }
-    return D == LM_F8_E4M3 ? lmc_f8_e4m3(*p) : lmc_f8_e5m2(*p);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* Weights in and out of their storage type: planes at upload, rows of the
- * embedding, whole tiles for cuBLAS. */
+/* Weights out of their storage type: rows of the embedding, whole tiles for
+ * cuBLAS. */
 #include "gpu/cuda_base.cuh"
 
 enum { THREADS = 256 };
@@ -7,56 +7,6 @@ enum { THREADS = 256 };
 static unsigned blocks_for(size_t n)
 {
     return (unsigned)((n + THREADS - 1) / THREADS);
-}
-
-/* ---- upload */
-
-template <int D>
-static __global__ void repack(lmc_planes p, size_t first, const uint8_t *blocks, size_t n_units)
-{
-    constexpr lmc_shape s = lmc_block<D>::s;
-    size_t i = blockIdx.x * (size_t)THREADS + threadIdx.x;
-    if (i < n_units)
-        lmc_pack<D>(p, first + i, blocks + i / s.units * s.block_bytes, (int)(i % s.units));
-}
-
-int lmc_repack(struct lm_dev *d, enum lm_dtype type, const lmc_planes *p, size_t first, const uint8_t *blocks,
-               size_t n_blocks, struct lm_err *e)
-{
-    switch (type) {
-#define CASE(t)                                                                                                        \
-    case LM_##t: {                                                                                                     \
-        size_t n = n_blocks * lmc_block<LM_##t>::s.units;                                                              \
-        LMC_LAUNCH(repack<LM_##t>, dim3(blocks_for(n)), dim3(THREADS), 0, d->stream, *p, first, blocks, n);            \
-        break;                                                                                                         \
-    }
-        LMC_BLOCK_TYPES(CASE)
-#undef CASE
-    default: return lm_err_set(e, LM_UNSUPPORTED, "cuda: no planes for %s", lm_dtype_name(type));
-    }
-    LMC_LAUNCHED("repack");
-    return 0;
-}
-
-static __global__ void transpose(uint8_t *dst, const uint8_t *src, uint32_t rows, uint32_t cols, uint32_t c0,
-                                 size_t n, uint32_t elem_bytes)
-{
-    size_t i = blockIdx.x * (size_t)THREADS + threadIdx.x;
-    if (i >= n)
-        return;
-    size_t to = (i % rows * cols + c0 + i / rows) * elem_bytes;
-    for (uint32_t b = 0; b < elem_bytes; b++)
-        dst[to + b] = src[i * elem_bytes + b];
-}
-
-int lmc_transpose(struct lm_dev *d, uint8_t *dst, const uint8_t *src, uint32_t rows, uint32_t cols, uint32_t c0,
-                  uint32_t n, uint32_t elem_bytes, struct lm_err *e)
-{
-    size_t n_elems = (size_t)rows * n;
-    LMC_LAUNCH(transpose, dim3(blocks_for(n_elems)), dim3(THREADS), 0, d->stream, dst, src, rows, cols, c0, n_elems,
-               elem_bytes);
-    LMC_LAUNCHED("transpose");
-    return 0;
 }
 
 /* ---- tiles for cuBLAS */
@@ -69,6 +19,21 @@ static LMC_DEV void put(uint16_t *dst, size_t i, float v)
 {
     dst[i] = lmc_to_bf16(v);
 }
+static LMC_DEV void put(double *dst, size_t i, float v)
+{
+    dst[i] = v;
+}
+
+/* Unit u of a type that has units. */
+template <int D, class P> struct unit_of {
+    static LMC_DEV void get(float *v, const P &p, size_t u) { lmc_unit_f32<D>(v, p, u); }
+};
+#define CODED(s)                                                                                                       \
+    template <class P> struct unit_of<LM_##s, P> {                                                                     \
+        static LMC_DEV void get(float *v, const P &p, size_t u) { lmc_coded_f32<LM_##s>(v, p, u); }                    \
+    };
+LMC_CODED_TYPES(CODED)
+#undef CODED
 
 /* A thread decodes a unit; through shared memory, so that a warp's stores are
  * one run of addresses. */
@@ -79,7 +44,7 @@ template <int D, class T> static __global__ void decode_block(lmc_planes p, size
 
     if (u < n_units) {
         float v[LMC_UNIT];
-        lmc_unit_f32<D>(v, p, first + u);
+        unit_of<D, lmc_planes>::get(v, p, first + u);
 #pragma unroll
         for (int i = 0; i < LMC_UNIT; i++)
             tile[threadIdx.x * (LMC_UNIT + 1) + i] = v[i];
@@ -90,10 +55,23 @@ template <int D, class T> static __global__ void decode_block(lmc_planes p, size
         put(dst, unit0 * LMC_UNIT + i, tile[i / LMC_UNIT * (LMC_UNIT + 1) + i % LMC_UNIT]);
 }
 
+/* f64 is kept as it is where doubles are wanted. */
+template <class T> static LMC_DEV void put_f64(T *dst, size_t i, double v)
+{
+    put(dst, i, (float)v);
+}
+static LMC_DEV void put_f64(double *dst, size_t i, double v)
+{
+    dst[i] = v;
+}
+
 template <int D, class T> static __global__ void decode_plain(const uint8_t *data, size_t first, size_t n, T *dst)
 {
     for (size_t i = blockIdx.x * (size_t)THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS)
-        put(dst, i, lmc_elem<D>(data, first + i));
+        if (D == LM_F64)
+            put_f64(dst, i, lmc_f64(data + 8 * (first + i)));
+        else
+            put(dst, i, lmc_elem<D>(data, first + i));
 }
 
 template <class T>
@@ -108,6 +86,7 @@ static int decode_to(struct lm_dev *d, const struct lmc_mat *m, size_t first, si
         break;                                                                                                         \
     }
         LMC_BLOCK_TYPES(CASE)
+        LMC_CODED_TYPES(CASE)
 #undef CASE
 #define CASE(s)                                                                                                        \
     case LM_##s: {                                                                                                     \
@@ -124,64 +103,91 @@ static int decode_to(struct lm_dev *d, const struct lmc_mat *m, size_t first, si
     return 0;
 }
 
-int lmc_decode(struct lm_dev *d, const struct lmc_mat *m, uint32_t row0, uint32_t rows, void *dst, bool bf16,
+int lmc_decode(struct lm_dev *d, const struct lmc_mat *m, uint32_t row0, uint32_t rows, void *dst, enum lmc_form form,
                struct lm_err *e)
 {
     size_t first = (size_t)row0 * m->cols, n = (size_t)rows * m->cols;
-    return bf16 ? decode_to(d, m, first, n, (uint16_t *)dst, e) : decode_to(d, m, first, n, (float *)dst, e);
+    return form == LMC_AS_BF16  ? decode_to(d, m, first, n, (uint16_t *)dst, e)
+           : form == LMC_AS_F64 ? decode_to(d, m, first, n, (double *)dst, e)
+                                : decode_to(d, m, first, n, (float *)dst, e);
 }
 
 /* ---- embedding: a block of threads a token */
 
-template <int D> static LMC_DEV void row_block(const lmc_planes &p, size_t row, uint32_t cols, float *x, bool add)
+struct row_args {
+    enum lm_dtype dtype;
+    lmc_planes planes;
+    const int32_t *ids; /* NULL: the rows of the positions from pos0 on */
+    struct lmc_pos pos0;
+    uint32_t cols;
+    bool add;
+    double scale;
+};
+
+template <class T> static LMC_DEV void keep(const row_args &a, T *x, double v)
 {
-    for (uint32_t u = threadIdx.x; u < cols / LMC_UNIT; u += THREADS) {
+    T y = (T)v;
+    if (a.add)
+        *x += y;
+    else
+        *x = a.scale == 1 ? y : y * (T)a.scale;
+}
+
+template <int D, class T> static LMC_DEV void row_units(const row_args &a, size_t row, T *x)
+{
+    for (uint32_t u = threadIdx.x; u < a.cols / LMC_UNIT; u += THREADS) {
         float v[LMC_UNIT];
-        lmc_unit_f32<D>(v, p, row * (cols / LMC_UNIT) + u);
+        unit_of<D, lmc_planes>::get(v, a.planes, row * (a.cols / LMC_UNIT) + u);
 #pragma unroll
         for (int i = 0; i < LMC_UNIT; i++)
-            x[u * LMC_UNIT + i] = add ? x[u * LMC_UNIT + i] + v[i] : v[i];
+            keep(a, &x[u * LMC_UNIT + i], (double)v[i]);
     }
 }
 
-template <int D> static LMC_DEV void row_plain(const lmc_planes &p, size_t row, uint32_t cols, float *x, bool add)
+template <int D, class T> static LMC_DEV void row_plain(const row_args &a, size_t row, T *x)
 {
-    for (uint32_t i = threadIdx.x; i < cols; i += THREADS) {
-        float v = lmc_elem<D>(p.codes, row * cols + i);
-        x[i] = add ? x[i] + v : v;
+    for (uint32_t i = threadIdx.x; i < a.cols; i += THREADS) {
+        size_t at = row * a.cols + i;
+        keep(a, &x[i], D == LM_F64 ? lmc_f64(a.planes.codes + 8 * at) : (double)lmc_elem<D>(a.planes.codes, at));
     }
 }
 
-/* ids NULL: row0, row0 + 1, … */
-static __global__ void rows(enum lm_dtype t, lmc_planes p, const int32_t *ids, size_t row0, uint32_t cols, float *x,
-                            bool add)
+template <class T> static __global__ void rows(const row_args a, T *x)
 {
-    size_t row = ids ? (size_t)ids[blockIdx.x] : row0 + blockIdx.x;
-    float *out = x + (size_t)blockIdx.x * cols;
+    size_t row = a.ids ? (size_t)a.ids[blockIdx.x] : lmc_pos_of(a.pos0) + blockIdx.x;
+    T *out = x + (size_t)blockIdx.x * a.cols;
 
-    switch (t) {
-#define CASE(s) case LM_##s: row_block<LM_##s>(p, row, cols, out, add); break;
+    switch (a.dtype) {
+#define CASE(s) case LM_##s: row_units<LM_##s>(a, row, out); break;
         LMC_BLOCK_TYPES(CASE)
+        LMC_CODED_TYPES(CASE)
 #undef CASE
-#define CASE(s) case LM_##s: row_plain<LM_##s>(p, row, cols, out, add); break;
+#define CASE(s) case LM_##s: row_plain<LM_##s>(a, row, out); break;
         LMC_PLAIN_TYPES(CASE)
 #undef CASE
     default: break; /* refused at upload */
     }
 }
 
-int lmc_embed(struct lm_dev *d, const struct lmc_mat *embed, const struct lmc_mat *pos, const int32_t *ids, size_t n,
-              size_t pos0, float *x, struct lm_err *e)
+static void launch_rows(struct lm_dev *d, const row_args &a, size_t n, void *x)
 {
-    int32_t *dev_ids = (int32_t *)lmc_scratch(d, LMC_IDS, n * sizeof *ids, e);
-    if (!dev_ids)
-        return -1;
-    LMC_TRY(cudaMemcpyAsync(dev_ids, ids, n * sizeof *ids, cudaMemcpyHostToDevice, d->stream), "token ids");
-    LMC_LAUNCH(rows, dim3((unsigned)n), dim3(THREADS), 0, d->stream, embed->dtype, embed->planes, dev_ids, 0,
-               embed->cols, x, false);
-    if (pos)
-        LMC_LAUNCH(rows, dim3((unsigned)n), dim3(THREADS), 0, d->stream, pos->dtype, pos->planes, nullptr, pos0,
-                   pos->cols, x, true);
+    if (d->f64)
+        LMC_LAUNCH(rows<double>, dim3((unsigned)n), dim3(THREADS), 0, d->stream, a, (double *)x);
+    else
+        LMC_LAUNCH(rows<float>, dim3((unsigned)n), dim3(THREADS), 0, d->stream, a, (float *)x);
+}
+
+int lmc_embed(struct lm_dev *d, const struct lmc_mat *embed, const struct lmc_mat *pos, const int32_t *ids, size_t n,
+              struct lmc_pos pos0, void *x, struct lm_err *e)
+{
+    double scale = d->net->config.embed_scale > 0 ? d->net->config.embed_scale : 1;
+    row_args a = {embed->dtype, embed->planes, ids, pos0, embed->cols, false, scale};
+
+    launch_rows(d, a, n, x);
+    if (pos) {
+        a = {pos->dtype, pos->planes, nullptr, pos0, pos->cols, true, 1};
+        launch_rows(d, a, n, x);
+    }
     LMC_LAUNCHED("embedding");
     return 0;
 }

@@ -1,74 +1,9 @@
-/* The device: opening, memory, activations, KV caches, errors. */
+/* The device: finding, opening, closing, describing. */
 #include "gpu/cuda_device.cuh"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-int lmc_failed(struct lm_err *e, cudaError_t r, const char *call, const char *what)
-{
-    int n = (int)strcspn(call, "(");
-    cudaGetLastError(); /* a failed call must not be found again by the next check */
-    return lm_err_set(e, r == cudaErrorMemoryAllocation ? LM_NOMEM : LM_IO, "cuda: %s: %.*s: %s (%s)", what, n, call,
-                      cudaGetErrorString(r), cudaGetErrorName(r));
-}
-
-int lmc_blas_failed(struct lm_err *e, cublasStatus_t r, const char *call, const char *what)
-{
-    return lm_err_set(e, r == CUBLAS_STATUS_ALLOC_FAILED ? LM_NOMEM : LM_IO, "cuda: %s: %s: %s", what, call,
-                      cublasGetStatusString(r));
-}
-
-int lmc_malloc(void **out, size_t bytes, const char *what, struct lm_err *e)
-{
-    cudaError_t r = cudaMalloc(out, bytes ? bytes : 1);
-    if (r == cudaSuccess)
-        return 0;
-    *out = nullptr;
-    if (r != cudaErrorMemoryAllocation)
-        return lmc_failed(e, r, "cudaMalloc", what);
-    size_t free_bytes = 0, total = 0;
-    cudaGetLastError();
-    cudaMemGetInfo(&free_bytes, &total);
-    return lm_err_set(e, LM_NOMEM,
-                      "cuda: %s needs %zu bytes on the device, %zu of %zu are free: use a smaller type, a shorter context, or --device cpu",
-                      what, bytes, free_bytes, total);
-}
-
-void *lmc_own(struct lm_dev *d, size_t bytes, const char *what, struct lm_err *e)
-{
-    if (d->n_owned % 64 == 0) {
-        void **grown = (void **)realloc(d->owned, (d->n_owned / 64 + 1) * 64 * sizeof *grown);
-        if (!grown) {
-            lm_err_set(e, LM_NOMEM, "cuda: out of memory for the list of allocations");
-            return nullptr;
-        }
-        d->owned = grown;
-    }
-    if (lmc_malloc(&d->owned[d->n_owned], bytes, what, e) != 0)
-        return nullptr;
-    return d->owned[d->n_owned++];
-}
-
-void *lmc_scratch(struct lm_dev *d, enum lmc_slot slot, size_t bytes, struct lm_err *e)
-{
-    static const char *const names[LMC_N_SLOTS] = {"scratch for norms", "scratch for the gate", "scratch for the FFN",
-                                                   "scratch for bf16 activations", "scratch for decoded weights",
-                                                   "scratch for logits", "scratch for attention", "scratch for ids"};
-    struct lmc_scratch *s = &d->slots[slot];
-
-    if (s->bytes >= bytes)
-        return s->p;
-    cudaStreamSynchronize(d->stream); /* queued work may still use the old one */
-    cudaFree(s->p);
-    s->p = nullptr;
-    s->bytes = 0;
-    if (lmc_malloc(&s->p, bytes, names[slot], e) != 0)
-        return nullptr;
-    s->bytes = bytes;
-    return s->p;
-}
-
-/* ---- open, close */
 
 int lmc_n_devices(struct lm_err *e)
 {
@@ -100,6 +35,7 @@ static int choose(struct lm_dev *d, int ordinal, struct lm_err *e)
                           prop.major, prop.minor);
     d->ordinal = ordinal;
     d->n_sms = prop.multiProcessorCount;
+    d->max_shared = (int)prop.sharedMemPerBlockOptin;
     snprintf(d->name, sizeof d->name, "%s", prop.name);
     LMC_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
     cublasStatus_t r = cublasCreate(&d->blas);
@@ -109,50 +45,135 @@ static int choose(struct lm_dev *d, int ordinal, struct lm_err *e)
     return r == CUBLAS_STATUS_SUCCESS ? 0 : lmc_blas_failed(e, r, "cublasSetStream", "opening cuBLAS");
 }
 
-static int rope_tables(struct lm_dev *d, const struct lm_net *net, struct lm_err *e)
+/* ---- tables */
+
+static void *send_table(struct lm_dev *d, const void *host, size_t bytes, const char *what, struct lm_err *e)
 {
-    size_t bytes = (size_t)net->ctx_len * (net->config.d_rope / 2) * sizeof(float);
+    void *p = lmc_own(d, bytes, what, e);
+    cudaError_t r = p ? cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice) : cudaSuccess;
+
+    if (r != cudaSuccess)
+        lmc_failed(e, r, "cudaMemcpy", what);
+    return r == cudaSuccess ? p : nullptr;
+}
+
+/* In double the angles are computed anew: the net's tables are rounded. */
+static int wide_tables(struct lm_dev *d, const double *freqs, double factor, void **cosines, void **sines, struct lm_err *e)
+{
+    const size_t half = d->net->config.d_rope / 2, n = d->net->ctx_len * half;
+    double *table = (double *)malloc(2 * n * sizeof *table + 1);
+
+    if (!table)
+        return lm_err_set(e, LM_NOMEM, "cuda: out of memory for the rotation table");
+    for (size_t i = 0; i < n; i++) {
+        double angle = (double)(i / half) * freqs[i % half];
+        table[i] = cos(angle) * factor;
+        table[n + i] = sin(angle) * factor;
+    }
+    *cosines = send_table(d, table, n * sizeof *table, "rotation table", e);
+    *sines = *cosines ? send_table(d, table + n, n * sizeof *table, "rotation table", e) : nullptr;
+    free(table);
+    return *sines ? 0 : -1;
+}
+
+static int rope_tables(struct lm_dev *d, struct lm_err *e)
+{
+    const struct lm_net *net = d->net;
+    const size_t bytes = (size_t)net->ctx_len * (net->config.d_rope / 2) * sizeof(float);
+    const struct { const float *c, *s; const double *freqs; double factor; void **to_c, **to_s; } tables[] = {
+        {net->rope_cos, net->rope_sin, net->rope_freqs, net->rope_mscale, &d->rope_cos, &d->rope_sin},
+        {net->local_cos, net->local_sin, net->local_freqs, 1, &d->local_cos, &d->local_sin}};
 
     if (net->rope == LM_ROPE_NONE || bytes == 0)
         return 0;
-    d->rope_cos = (float *)lmc_own(d, bytes, "rotation table", e);
-    d->rope_sin = d->rope_cos ? (float *)lmc_own(d, bytes, "rotation table", e) : nullptr;
-    if (!d->rope_sin)
-        return -1;
-    LMC_TRY(cudaMemcpy(d->rope_cos, net->rope_cos, bytes, cudaMemcpyHostToDevice), "rotation table");
-    LMC_TRY(cudaMemcpy(d->rope_sin, net->rope_sin, bytes, cudaMemcpyHostToDevice), "rotation table");
+    for (auto &t : tables) {
+        if (!t.c)
+            continue;
+        if (d->f64) {
+            if (wide_tables(d, t.freqs, t.factor, t.to_c, t.to_s, e) != 0)
+                return -1;
+            continue;
+        }
+        *t.to_c = send_table(d, t.c, bytes, "rotation table", e);
+        *t.to_s = *t.to_c ? send_table(d, t.s, bytes, "rotation table", e) : nullptr;
+        if (!*t.to_s)
+            return -1;
+    }
     return 0;
 }
 
-static int check_features(const struct lm_net *net, struct lm_err *e)
+/* ALiBi's slopes, geometric, rounded to bf16; where the heads are no power of
+ * two, the rest from the next one's odd places (as gpu/mechanics.c). */
+static int slopes(struct lm_dev *d, struct lm_err *e)
 {
-    for (unsigned f = 0; f < LM_N_FEATURES; f++)
-        if (net->features >> f & 1)
-            return lm_err_set(e, LM_UNSUPPORTED, "cuda: this model needs %s, which the plugin does not compute yet; use --device cpu",
-                              lm_feature_name(f));
+    const uint32_t n = d->net->config.n_heads;
+    uint32_t whole = 1;
+    float *s;
+
+    if (!d->net->config.alibi)
+        return 0;
+    while (2 * whole <= n)
+        whole *= 2;
+    if (!(s = (float *)malloc(n * sizeof *s)))
+        return lm_err_set(e, LM_NOMEM, "cuda: out of memory");
+    for (uint32_t h = 0; h < n; h++) {
+        double exponent = h < whole ? -8.0 * (h + 1) / whole : -4.0 * (2 * (h - whole) + 1) / whole;
+        s[h] = lm_bf16_to_f32(lm_f32_to_bf16((float)pow(2, exponent)));
+    }
+    d->slopes = (float *)send_table(d, s, n * sizeof *s, "ALiBi slopes", e);
+    free(s);
+    return d->slopes ? 0 : -1;
+}
+
+/* ---- opening */
+
+static int check_shape(const struct lm_dev *d, struct lm_err *e)
+{
+    const struct lm_config *c = &d->net->config;
+
+    if (d->net->n_kv == 0 || c->n_heads % d->net->n_kv != 0)
+        return lm_err_set(e, LM_UNSUPPORTED, "cuda: %u query heads over %u key heads", c->n_heads, d->net->n_kv);
+    if (!d->f64 && (d->d_k > LMC_MAX_HEAD || d->d_v > LMC_MAX_VALUE))
+        return lm_err_set(e, LM_UNSUPPORTED, "cuda: heads of %u and %u, at most %d and %d; use --device cpu", d->d_k, d->d_v,
+                          LMC_MAX_HEAD, LMC_MAX_VALUE);
+    if (c->n_experts > LMC_MAX_EXPERTS)
+        return lm_err_set(e, LM_UNSUPPORTED, "cuda: %u experts, at most %d; use --device cpu", c->n_experts, LMC_MAX_EXPERTS);
     return 0;
+}
+
+static void set_sizes(struct lm_dev *d, enum lm_math math)
+{
+    const struct lm_net *net = d->net;
+    const struct lm_config *c = &net->config;
+
+    d->math = math;
+    d->f64 = math == LM_MATH_F64;
+    d->real = d->f64 ? sizeof(double) : sizeof(float);
+    d->d = c->d_model;
+    d->d_k = net->d_k;
+    d->d_v = net->d_v;
+    d->d_q = c->n_heads * d->d_k;
+    d->d_a = c->n_heads * d->d_v;
+    d->k_row = net->n_kv * d->d_k;
+    d->v_row = c->kv_lora ? d->k_row : net->n_kv * d->d_v;
+    d->vocab = net->head.rows; /* may be padded beyond the vocabulary */
 }
 
 static int open_into(struct lm_dev *d, struct lm_net *net, const struct lm_backend_options *o, struct lm_err *e)
 {
-    const struct lm_config *c = &net->config;
+    size_t *homes = (size_t *)calloc(net->config.n_layers + 1, sizeof *homes);
+    uint32_t kept = 0;
 
-    if (check_features(net, e) != 0)
-        return -1;
     d->net = net;
-    d->math = o->math;
-    d->d = c->d_model;
-    d->d_q = c->n_heads * c->d_head;
-    d->d_kv = c->n_kv_heads * c->d_head;
-    d->d_ff = c->d_ff;
-    d->vocab = net->head.rows; /* may be padded beyond the vocabulary */
-    if (c->d_head > LMC_MAX_HEAD)
-        return lm_err_set(e, LM_UNSUPPORTED, "cuda: heads of %u, at most %d; use --device cpu", c->d_head, LMC_MAX_HEAD);
-    if (c->n_kv_heads == 0 || c->n_heads % c->n_kv_heads != 0)
-        return lm_err_set(e, LM_UNSUPPORTED, "cuda: %u query heads over %u key heads", c->n_heads, c->n_kv_heads);
-    if (choose(d, o->device, e) != 0 || rope_tables(d, net, e) != 0)
-        return -1;
-    return lmc_upload(d, net, e);
+    set_sizes(d, o->math);
+    int rc = !homes ? lm_err_set(e, LM_NOMEM, "cuda: out of memory") : 0;
+    if (rc == 0 && (check_shape(d, e) != 0 || choose(d, o->device, e) != 0 || lmc_list(d, net, homes, e) != 0 ||
+                    lmc_plan(d, homes, &kept, e) != 0 || rope_tables(d, e) != 0 || slopes(d, e) != 0 ||
+                    !(d->place = (uint32_t *)lmc_own(d, sizeof *d->place, "position", e)) ||
+                    lmc_upload(d, net, homes, kept, e) != 0))
+        rc = -1;
+    free(homes);
+    return rc;
 }
 
 int lmc_open(struct lm_dev **out, struct lm_net *net, const struct lm_backend_options *o, struct lm_err *e)
@@ -169,24 +190,6 @@ int lmc_open(struct lm_dev **out, struct lm_net *net, const struct lm_backend_op
     return 0;
 }
 
-/* The handles in the net would dangle. */
-static void forget(struct lm_net *net)
-{
-    struct lm_mat *mats[] = {&net->embed, &net->pos_embed, &net->head};
-    for (struct lm_mat *m : mats)
-        m->handle = nullptr;
-    net->out_norm.handle = net->out_norm_b.handle = nullptr;
-    for (uint32_t i = 0; i < net->config.n_layers; i++) {
-        struct lm_layer_weights *l = &net->layers[i];
-        struct lm_mat *of_layer[] = {&l->q, &l->k, &l->v, &l->qkv, &l->out, &l->gate, &l->up, &l->down};
-        struct lm_vec *vecs[] = {&l->attn_norm, &l->attn_norm_b, &l->ffn_norm, &l->ffn_norm_b};
-        for (struct lm_mat *m : of_layer)
-            m->handle = nullptr;
-        for (struct lm_vec *v : vecs)
-            v->handle = nullptr;
-    }
-}
-
 void lmc_close(struct lm_dev *d)
 {
     if (!d)
@@ -194,7 +197,9 @@ void lmc_close(struct lm_dev *d)
     cudaSetDevice(d->ordinal);
     if (d->stream)
         cudaStreamSynchronize(d->stream);
-    forget(d->net);
+    lmc_graph_close(d);
+    lmc_forget(d);
+    lmc_stream_close(d);
     for (size_t i = 0; i < d->n_owned; i++)
         cudaFree(d->owned[i]);
     for (struct lmc_scratch &s : d->slots)
@@ -206,131 +211,18 @@ void lmc_close(struct lm_dev *d)
         cudaStreamDestroy(d->stream);
     free(d->owned);
     free(d->mats);
+    free(d->many);
     free(d);
 }
 
 void lmc_describe(const struct lm_dev *d, char *buf, size_t size)
 {
     static const char *const math[] = {"exact f32", "fast (bf16 and TF32 products, 8-bit tokens for block types)",
-                                       "TF32 products", "bf16 products"};
-    snprintf(buf, size, "cuda:%d, %s, %s", d->ordinal, d->name, math[d->math]);
-}
-
-/* ---- activations */
-
-int lmc_buf_new(struct lm_buf **out, struct lm_dev *d, size_t n_floats, struct lm_err *e)
-{
-    struct lm_buf *b = (struct lm_buf *)calloc(1, sizeof *b);
-
-    if (!b)
-        return lm_err_set(e, LM_NOMEM, "cuda: out of memory");
-    b->n = n_floats;
-    if (cudaSetDevice(d->ordinal) != cudaSuccess ||
-        lmc_malloc((void **)&b->data, n_floats * sizeof(float), "buffer of activations", e) != 0) {
-        free(b);
-        return -1;
-    }
-    *out = b;
-    return 0;
-}
-
-void lmc_buf_free(struct lm_dev *d, struct lm_buf *b)
-{
-    if (!b)
-        return;
-    cudaStreamSynchronize(d->stream);
-    cudaFree(b->data);
-    free(b);
-}
-
-static int check_range(const struct lm_buf *b, size_t first, size_t n, struct lm_err *e)
-{
-    if (first <= b->n && n <= b->n - first)
-        return 0;
-    return lm_err_set(e, LM_USAGE, "cuda: values %zu to %zu of a buffer of %zu", first, first + n, b->n);
-}
-
-int lmc_to_host(struct lm_dev *d, float *host, const float *dev, size_t n, const char *what, struct lm_err *e)
-{
-    LMC_TRY(cudaMemcpyAsync(host, dev, n * sizeof *host, cudaMemcpyDeviceToHost, d->stream), what);
-    LMC_TRY(cudaStreamSynchronize(d->stream), what);
-    return 0;
-}
-
-int lmc_buf_read(struct lm_dev *d, const struct lm_buf *b, size_t first, size_t n, float *host, struct lm_err *e)
-{
-    return check_range(b, first, n, e) != 0 ? -1 : lmc_to_host(d, host, b->data + first, n, "reading activations", e);
-}
-
-int lmc_buf_write(struct lm_dev *d, struct lm_buf *b, size_t first, size_t n, const float *host, struct lm_err *e)
-{
-    if (check_range(b, first, n, e) != 0)
-        return -1;
-    LMC_TRY(cudaMemcpyAsync(b->data + first, host, n * sizeof *host, cudaMemcpyHostToDevice, d->stream),
-            "writing activations");
-    LMC_TRY(cudaStreamSynchronize(d->stream), "writing activations");
-    return 0;
-}
-
-/* Not from a place onto itself: runs of rows do not overlap. */
-int lmc_buf_move(struct lm_dev *d, struct lm_buf *b, size_t to, size_t from, size_t n, struct lm_err *e)
-{
-    if (check_range(b, from, n, e) != 0 || check_range(b, to, n, e) != 0)
-        return -1;
-    LMC_TRY(cudaMemcpyAsync(b->data + to, b->data + from, n * sizeof(float), cudaMemcpyDeviceToDevice, d->stream),
-            "moving activations");
-    return 0;
-}
-
-/* ---- KV caches */
-
-void lmc_kv_free(struct lm_dev *d, struct lm_kv *kv)
-{
-    if (!kv)
-        return;
-    cudaStreamSynchronize(d->stream);
-    cudaFree(kv->k);
-    cudaFree(kv->v);
-    free(kv);
-}
-
-int lmc_kv_new(struct lm_kv **out, struct lm_dev *d, struct lm_err *e)
-{
-    size_t bytes = (size_t)d->net->config.n_layers * d->net->ctx_len * d->d_kv * sizeof(float);
-    struct lm_kv *kv = (struct lm_kv *)calloc(1, sizeof *kv);
-
-    if (!kv)
-        return lm_err_set(e, LM_NOMEM, "cuda: out of memory");
-    if (cudaSetDevice(d->ordinal) != cudaSuccess || lmc_malloc((void **)&kv->k, bytes, "KV cache", e) != 0 ||
-        lmc_malloc((void **)&kv->v, bytes, "KV cache", e) != 0) {
-        lmc_kv_free(d, kv);
-        return -1;
-    }
-    cudaError_t r = cudaMemsetAsync(kv->k, 0, bytes, d->stream);
-    if (r == cudaSuccess)
-        r = cudaMemsetAsync(kv->v, 0, bytes, d->stream);
-    if (r != cudaSuccess) {
-        lmc_kv_free(d, kv);
-        return lmc_failed(e, r, "cudaMemsetAsync", "KV cache");
-    }
-    *out = kv;
-    return 0;
-}
-
-int lmc_kv_read(struct lm_dev *d, const struct lm_kv *kv, uint32_t layer, size_t pos, size_t n, float *k, float *v,
-                struct lm_err *e)
-{
-    size_t at = ((size_t)layer * d->net->ctx_len + pos) * d->d_kv;
-
-    if (layer >= d->net->config.n_layers || pos > d->net->ctx_len || n > d->net->ctx_len - pos)
-        return lm_err_set(e, LM_USAGE, "cuda: rows %zu to %zu of layer %u of a KV cache of %u", pos, pos + n, layer,
-                          d->net->ctx_len);
-    return lmc_to_host(d, k, kv->k + at, n * d->d_kv, "reading keys", e) != 0 ||
-           lmc_to_host(d, v, kv->v + at, n * d->d_kv, "reading values", e) != 0 ? -1 : 0;
-}
-
-int lmc_sync(struct lm_dev *d, struct lm_err *e)
-{
-    LMC_TRY(cudaStreamSynchronize(d->stream), "waiting for the device");
-    return 0;
+                                       "TF32 products", "bf16 products", "float64"};
+    const uint32_t away = lmc_n_streamed(d), n = d->net->config.n_layers;
+    int k = snprintf(buf, size, "cuda:%d, %s, %s, %.2f GB of weights, %.2f GB for %u positions, %.2f GB of activations",
+                     d->ordinal, d->name, math[d->math], (double)d->weight_bytes / 1e9, (double)d->cache_bytes / 1e9,
+                     d->net->ctx_len, (double)d->work_bytes / 1e9);
+    if (away && k > 0 && (size_t)k < size)
+        snprintf(buf + k, size - (size_t)k, "; %u of %u layers pass through for want of memory", away, n);
 }

@@ -126,3 +126,20 @@ void lm_engine_devices(char *buf, size_t size)
     else
         snprintf(buf, size, "cpu\ncuda: %d device%s\n", n, n == 1 ? "" : "s");
 }
+
+int lm_engine_quantizer(const struct lm_quantizer **out, int *ordinal, const char *device, struct lm_err *e)
+{
+    const struct lm_plugin *p;
+    bool automatic;
+
+    *out = NULL;
+    if (parse_device(device, &automatic, ordinal, e))
+        return -1;
+    if (*ordinal < 0)
+        return 0;
+    p = usable_cuda(*ordinal, e);
+    *out = p ? p->quantizer : NULL;
+    if (p && !p->quantizer)
+        lm_err_set(e, LM_UNSUPPORTED, "this build's plugin has no quantizers: --device cpu");
+    return *out || automatic ? 0 : -1;
+}

@@ -46,6 +46,17 @@ int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_
 int lm_session_eval_f64(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, double *logits,
                         struct lm_err *e);
 
+/* The same in steps: all n tokens enter, then pass layer 0, 1, …, all of them
+ * one layer before the next, so that the weights of a model larger than memory
+ * are read once, and two models can go in lock step. Then logits [n, vocab_size]
+ * of tokens first.. of the run, any and in any order, and the end, after which
+ * they are part of what the session holds. A begin without an end, or a failed
+ * step, is forgotten. Bits are those of lm_session_eval; nothing is injected. */
+int lm_session_begin(struct lm_session *s, const int32_t *ids, size_t n, struct lm_err *e);
+int lm_session_layer(struct lm_session *s, uint32_t layer, struct lm_err *e);
+int lm_session_logits(struct lm_session *s, size_t first, size_t n, float *logits, struct lm_err *e);
+void lm_session_end(struct lm_session *s);
+
 /* What a tap is shown, host f32. Rows are the tokens of the chunk, the first of
  * them at position pos0. */
 enum lm_tap_point {
@@ -69,6 +80,9 @@ void lm_session_inject(struct lm_session *s, int layer, const float *x);
 /* Which devices could be used: a line each to buf ("cuda: NVIDIA H200" or
  * "cuda: plugin not found in …"). */
 void lm_engine_devices(char *buf, size_t size);
+
+/* The quantizers of a device that --device names; "cpu": *out is NULL. */
+int lm_engine_quantizer(const struct lm_quantizer **out, int *ordinal, const char *device, struct lm_err *e);
 
 /* ---- sampling (gpu/sample.c) */
 struct lm_sampling {

@@ -1,5 +1,7 @@
 /* One sequence: the forward pass, written once over a backend's operations. */
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include "gpu/net.h"
 
 #define CHUNK 512 /* tokens a pass; their activations are what a session holds besides the KV cache */
@@ -9,6 +11,11 @@ struct lm_session {
     struct lm_kv *kv;
     struct lm_buf *x, *q, *a;  /* [chunk, d], [chunk, Q], [chunk, A] */
     size_t n_past, chunk;
+    struct lm_buf **rows;      /* of a run in steps: [chunk, d] for each chunk of it */
+    size_t n_rows;             /* how many there are */
+    int32_t *run;              /* its ids; NULL: none is going on */
+    size_t n_run;
+    uint32_t next_layer;
     unsigned tap_mask;
     lm_tap_fn *tap;
     void *user;
@@ -22,6 +29,7 @@ struct lm_session {
 struct pass {
     const int32_t *ids;
     size_t n, pos0;
+    struct lm_buf *x;    /* [n, d] the residual stream */
     const float *inject; /* its part of the injected rows, or NULL */
     bool last_only;      /* of these rows only the last is asked for, and no tap looks */
 };
@@ -60,6 +68,10 @@ void lm_session_close(struct lm_session *s)
     if (!s)
         return;
     const struct lm_backend *b = s->g->backend;
+    for (size_t i = 0; i < s->n_rows; i++)
+        b->buf_free(s->g->dev, s->rows[i]);
+    free(s->rows);
+    free(s->run);
     b->buf_free(s->g->dev, s->x);
     b->buf_free(s->g->dev, s->q);
     b->buf_free(s->g->dev, s->a);
@@ -153,14 +165,14 @@ static int embed(struct lm_session *s, const struct pass *p, struct lm_err *e)
     bool learned = g->net.pos_embed.tensor != NULL;
 
     if (wants(s, LM_TAP_EMBED) && learned)
-        if (g->backend->embed(g->dev, s->x, p->ids, p->n, p->pos0, false, e) ||
-            show_rows(s, p, LM_TAP_EMBED, -1, s->x, d, e))
+        if (g->backend->embed(g->dev, p->x, p->ids, p->n, p->pos0, false, e) ||
+            show_rows(s, p, LM_TAP_EMBED, -1, p->x, d, e))
             return -1;
-    if (g->backend->embed(g->dev, s->x, p->ids, p->n, p->pos0, learned, e))
+    if (g->backend->embed(g->dev, p->x, p->ids, p->n, p->pos0, learned, e))
         return -1;
-    if (!learned && show_rows(s, p, LM_TAP_EMBED, -1, s->x, d, e))
+    if (!learned && show_rows(s, p, LM_TAP_EMBED, -1, p->x, d, e))
         return -1;
-    return show_rows(s, p, LM_TAP_INPUT, -1, s->x, d, e);
+    return show_rows(s, p, LM_TAP_INPUT, -1, p->x, d, e);
 }
 
 /* Only the last row goes on: after its keys and values are stored, the last
@@ -168,7 +180,7 @@ static int embed(struct lm_session *s, const struct pass *p, struct lm_err *e)
 static int keep_last_row(struct lm_session *s, struct pass *p, struct lm_err *e)
 {
     const struct lm_engine *g = s->g;
-    const struct { struct lm_buf *b; size_t width; } rows[] = {{s->x, g->net.config.d_model}, {s->q, d_q(g)}};
+    const struct { struct lm_buf *b; size_t width; } rows[] = {{p->x, g->net.config.d_model}, {s->q, d_q(g)}};
 
     for (size_t i = 0; p->n > 1 && i < 2; i++)
         if (g->backend->buf_move(g->dev, rows[i].b, 0, (p->n - 1) * rows[i].width, rows[i].width, e))
@@ -187,7 +199,7 @@ static int attention(struct lm_session *s, struct pass *p, int layer, struct lm_
     bool last = p->last_only && (uint32_t)layer + 1 == c->n_layers;
     float *probs = wants(s, LM_TAP_PROBS) ? s->host : NULL;
 
-    if (b->qkv(g->dev, (uint32_t)layer, s->x, s->q, s->kv, p->n, p->pos0, e))
+    if (b->qkv(g->dev, (uint32_t)layer, p->x, s->q, s->kv, p->n, p->pos0, e))
         return -1;
     if (show_rows(s, p, LM_TAP_Q, layer, s->q, d_q(g), e) || show_kv(s, p, layer, e))
         return -1;
@@ -207,27 +219,23 @@ static int layer_rest(struct lm_session *s, const struct pass *p, int layer, str
     uint32_t i = (uint32_t)layer;
     size_t d = g->net.config.d_model;
 
-    if (g->net.config.parallel && b->ffn(g->dev, i, s->x, p->n, e))
+    if (g->net.config.parallel && b->ffn(g->dev, i, p->x, p->n, e))
         return -1;
-    if (b->project(g->dev, i, s->a, s->x, p->n, e) || show_rows(s, p, LM_TAP_ATTN, layer, s->x, d, e))
+    if (b->project(g->dev, i, s->a, p->x, p->n, e) || show_rows(s, p, LM_TAP_ATTN, layer, p->x, d, e))
         return -1;
-    if (!g->net.config.parallel && b->ffn(g->dev, i, s->x, p->n, e))
+    if (!g->net.config.parallel && b->ffn(g->dev, i, p->x, p->n, e))
         return -1;
-    return show_rows(s, p, LM_TAP_LAYER, layer, s->x, d, e);
+    return show_rows(s, p, LM_TAP_LAYER, layer, p->x, d, e);
 }
 
-static int run_layers(struct lm_session *s, struct pass *p, struct lm_err *e)
+static int run_layer(struct lm_session *s, struct pass *p, int i, struct lm_err *e)
 {
     const struct lm_engine *g = s->g;
     size_t d = g->net.config.d_model;
 
-    for (int i = 0; (uint32_t)i < g->net.config.n_layers; i++) {
-        if (p->inject && i == s->inject_layer && g->backend->buf_write(g->dev, s->x, 0, p->n * d, p->inject, e))
-            return -1;
-        if (attention(s, p, i, e) || layer_rest(s, p, i, e))
-            return lm_err_prefix(e, "layer %d", i);
-    }
-    return 0;
+    if (p->inject && i == s->inject_layer && g->backend->buf_write(g->dev, p->x, 0, p->n * d, p->inject, e))
+        return -1;
+    return attention(s, p, i, e) || layer_rest(s, p, i, e) ? lm_err_prefix(e, "layer %d", i) : 0;
 }
 
 static int check_input(const struct lm_session *s, const int32_t *ids, size_t n, struct lm_err *e)
@@ -246,8 +254,8 @@ static int check_input(const struct lm_session *s, const int32_t *ids, size_t n,
 /* Where logits go: one of the two. */
 struct sink { float *f32; double *f64; };
 
-static int put_logits(struct lm_session *s, size_t first, size_t rows, size_t at, const struct sink *to,
-                      struct lm_err *e)
+static int put_logits(struct lm_session *s, const struct lm_buf *x, size_t first, size_t rows, size_t at,
+                      const struct sink *to, struct lm_err *e)
 {
     const struct lm_engine *g = s->g;
     const struct lm_backend *b = g->backend;
@@ -255,12 +263,12 @@ static int put_logits(struct lm_session *s, size_t first, size_t rows, size_t at
     float *tmp;
 
     if (to->f32)
-        return b->logits(g->dev, s->x, first, rows, to->f32 + at, e);
+        return b->logits(g->dev, x, first, rows, to->f32 + at, e);
     if (b->logits_f64)
-        return b->logits_f64(g->dev, s->x, first, rows, to->f64 + at, e);
+        return b->logits_f64(g->dev, x, first, rows, to->f64 + at, e);
     if (!(tmp = malloc(n * sizeof *tmp)))
         return lm_err_set(e, LM_NOMEM, "out of memory for %zu logits", n);
-    int rc = b->logits(g->dev, s->x, first, rows, tmp, e);
+    int rc = b->logits(g->dev, x, first, rows, tmp, e);
     for (size_t i = 0; rc == 0 && i < n; i++)
         to->f64[at + i] = (double)tmp[i];
     free(tmp);
@@ -276,15 +284,18 @@ static int eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_whic
     if (check_input(s, ids, n, e) || (s->tap_mask && reserve_host(s, e)))
         return -1;
     while (done < n) {
-        struct pass p = {ids + done, n - done < s->chunk ? n - done : s->chunk, s->n_past + done, NULL, false};
+        struct pass p = {ids + done, n - done < s->chunk ? n - done : s->chunk, s->n_past + done, s->x, NULL, false};
         size_t here = p.n;
         bool logits_now = which == LM_LOGITS_ALL || (which == LM_LOGITS_LAST && done + here == n);
         p.inject = s->inject ? s->inject + done * d : NULL;
         p.last_only = which != LM_LOGITS_ALL && !s->tap_mask;
-        if (embed(s, &p, e) || run_layers(s, &p, e))
+        if (embed(s, &p, e))
             return -1;
+        for (uint32_t i = 0; i < g->net.config.n_layers; i++)
+            if (run_layer(s, &p, (int)i, e))
+                return -1;
         size_t first = which == LM_LOGITS_ALL ? 0 : p.n - 1, rows = p.n - first;
-        if (logits_now && put_logits(s, first, rows, which == LM_LOGITS_ALL ? done * vocab : 0, &logits, e))
+        if (logits_now && put_logits(s, p.x, first, rows, which == LM_LOGITS_ALL ? done * vocab : 0, &logits, e))
             return -1;
         done += here;
     }
@@ -304,4 +315,117 @@ int lm_session_eval_f64(struct lm_session *s, const int32_t *ids, size_t n, enum
                         struct lm_err *e)
 {
     return eval(s, ids, n, which, (struct sink){.f64 = logits}, e);
+}
+
+/* ---- in steps */
+
+static void end_run(struct lm_session *s)
+{
+    free(s->run);
+    s->run = NULL;
+    s->n_run = 0;
+}
+
+static int reserve_rows(struct lm_session *s, size_t n_chunks, struct lm_err *e)
+{
+    size_t d = s->g->net.config.d_model;
+    struct lm_buf **rows = s->n_rows < n_chunks ? realloc(s->rows, n_chunks * sizeof *rows) : s->rows;
+
+    if (n_chunks && !rows)
+        return lm_err_set(e, LM_NOMEM, "out of memory");
+    s->rows = rows;
+    for (; s->n_rows < n_chunks; s->n_rows++)
+        if (s->g->backend->buf_new(&rows[s->n_rows], s->g->dev, s->chunk * d, e))
+            return -1;
+    return 0;
+}
+
+/* Chunk k of the run. */
+static struct pass part_of(const struct lm_session *s, size_t k)
+{
+    size_t at = k * s->chunk, left = s->n_run - at;
+
+    return (struct pass){s->run + at, left < s->chunk ? left : s->chunk, s->n_past + at, s->rows[k], NULL, false};
+}
+
+int lm_session_begin(struct lm_session *s, const int32_t *ids, size_t n, struct lm_err *e)
+{
+    end_run(s);
+    if (check_input(s, ids, n, e) || reserve_rows(s, (n + s->chunk - 1) / s->chunk, e) ||
+        (s->tap_mask && reserve_host(s, e)))
+        return -1;
+    if (!(s->run = malloc((n ? n : 1) * sizeof *s->run)))
+        return lm_err_set(e, LM_NOMEM, "out of memory for %zu ids", n);
+    memcpy(s->run, ids, n * sizeof *ids);
+    s->n_run = n;
+    s->next_layer = 0;
+    for (size_t k = 0; k * s->chunk < n; k++) {
+        struct pass p = part_of(s, k);
+        if (embed(s, &p, e))
+            return -1;
+    }
+    return 0;
+}
+
+static void read_ahead_of(const struct lm_tensor *t)
+{
+    if (!t || !t->data || !t->n_bytes)
+        return;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)t->data & ~(page - 1);
+    madvise((void *)from, (uintptr_t)t->data + t->n_bytes - from, MADV_WILLNEED);
+}
+
+/* The disk brings the next layer while this one is computed. */
+static void read_ahead(const struct lm_engine *g, uint32_t layer)
+{
+    const struct lm_binding *b = g->binding;
+
+    for (int r = 0; layer < g->net.config.n_layers && r < LM_N_ROLES; r++) {
+        size_t at = ((size_t)layer + 1) * LM_N_ROLES + (size_t)r;
+        read_ahead_of(b->at[at]);
+        for (uint32_t i = 0; b->experts[at] && i < g->net.config.n_experts; i++)
+            read_ahead_of(b->experts[at][i]);
+    }
+}
+
+int lm_session_layer(struct lm_session *s, uint32_t layer, struct lm_err *e)
+{
+    uint32_t n_layers = s->g->net.config.n_layers;
+
+    if (!s->run || layer != s->next_layer || layer >= n_layers)
+        return lm_err_set(e, LM_USAGE, "layer %u was asked for where layer %u of %u comes next", layer,
+                          s->run ? s->next_layer : 0, n_layers);
+    read_ahead(s->g, layer + 1);
+    for (size_t k = 0; k * s->chunk < s->n_run; k++) {
+        struct pass p = part_of(s, k);
+        if (run_layer(s, &p, (int)layer, e))
+            return -1;
+    }
+    s->next_layer++;
+    return s->g->backend->sync(s->g->dev, e);
+}
+
+int lm_session_logits(struct lm_session *s, size_t first, size_t n, float *logits, struct lm_err *e)
+{
+    size_t vocab = s->g->net.head.rows;
+
+    if (!s->run || s->next_layer < s->g->net.config.n_layers || first > s->n_run || n > s->n_run - first)
+        return lm_err_set(e, LM_USAGE, "logits of tokens %zu to %zu, but the run has %zu, and %u layers are done", first,
+                          first + n, s->n_run, s->next_layer);
+    for (size_t done = 0; done < n;) {
+        size_t k = (first + done) / s->chunk, at = (first + done) % s->chunk;
+        struct pass p = part_of(s, k);
+        size_t here = p.n - at < n - done ? p.n - at : n - done;
+        if (put_logits(s, p.x, at, here, done * vocab, &(struct sink){.f32 = logits}, e))
+            return -1;
+        done += here;
+    }
+    return 0;
+}
+
+void lm_session_end(struct lm_session *s)
+{
+    if (s->run && s->next_layer == s->g->net.config.n_layers)
+        s->n_past += s->n_run;
+    end_run(s);
 }

@@ -34,7 +34,7 @@ const char *lm_transform_name(enum lm_transform t)
         [LM_T_STACK] = "stack experts", [LM_T_HALF_1] = "first half", [LM_T_HALF_2] = "second half",
         [LM_T_EVEN] = "even elements", [LM_T_ODD] = "odd elements", [LM_T_EVEN_ROWS] = "even columns, transposed",
         [LM_T_ODD_ROWS] = "odd columns, transposed", [LM_T_TURN] = "transpose experts", [LM_T_MLA_K] = "split k of kv_b",
-        [LM_T_MLA_V] = "split v of kv_b",
+        [LM_T_MLA_V] = "split v of kv_b", [LM_T_EVEN_OUTS] = "even rows", [LM_T_ODD_OUTS] = "odd rows",
     };
     return (unsigned)t < sizeof names / sizeof names[0] ? names[t] : "unknown";
 }
@@ -171,7 +171,8 @@ bool lm_row_applies(const struct lm_arch_row *r, const struct lm_config *c, int 
     unsigned holds = (moe ? LM_WHEN_MOE : LM_WHEN_DENSE) | (c->d_ff_shared && moe ? LM_WHEN_SHARED : 0) |
                      (c->q_lora ? LM_WHEN_Q_LORA : LM_WHEN_NO_Q_LORA) |
                      (c->two_norms ? LM_WHEN_TWO_NORMS : LM_WHEN_ONE_NORM) | (c->parallel ? 0 : LM_WHEN_SERIAL) |
-                     (c->expert_correction && moe ? LM_WHEN_CORRECTED : 0);
+                     (c->expert_correction && moe ? LM_WHEN_CORRECTED : 0) |
+                     (c->mxfp4_experts ? LM_WHEN_MXFP4 : LM_WHEN_PLAIN);
     return (r->when & ~holds) == 0;
 }
 

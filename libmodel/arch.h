@@ -63,7 +63,9 @@ enum lm_transform {
     LM_T_ODD_ROWS,
     LM_T_TURN,      /* [experts, in, out] -> [experts, out, in] */
     LM_T_MLA_K,     /* rows [n_heads, nope + v] of kv_b -> [n_heads, kv_lora, nope] */
-    LM_T_MLA_V      /* ... -> [n_heads, v, kv_lora] */
+    LM_T_MLA_V,     /* ... -> [n_heads, v, kv_lora] */
+    LM_T_EVEN_OUTS, /* [experts, 2 out, in], every second row of each -> [experts, out, in] */
+    LM_T_ODD_OUTS
 };
 const char *lm_transform_name(enum lm_transform t); /* "none", "permute q", … */
 
@@ -85,7 +87,9 @@ enum lm_arch_row_when {
     LM_WHEN_TWO_NORMS = 32, /* attention and feed-forward of a parallel layer have a norm each (Falcon) */
     LM_WHEN_ONE_NORM = 64,
     LM_WHEN_SERIAL = 128,   /* not parallel */
-    LM_WHEN_CORRECTED = 256 /* routing is corrected by a bias */
+    LM_WHEN_CORRECTED = 256, /* routing is corrected by a bias */
+    LM_WHEN_MXFP4 = 512,    /* experts are stored as MXFP4 blocks along their inputs, outputs first */
+    LM_WHEN_PLAIN = 1024    /* they are not */
 };
 
 struct lm_arch_row {
@@ -172,6 +176,7 @@ struct lm_config {
     bool expert_norm;        /* weights of the chosen are divided by their sum */
     bool expert_correction;  /* a bias takes part in choosing, not in weighting */
     bool group_top2;         /* a group scores by its two best, else by its best */
+    bool mxfp4_experts;      /* see LM_WHEN_MXFP4 */
     double expert_scale;     /* of the weights; 0 = 1 */
     double act_limit, act_alpha; /* LM_ACT_SWIGLU_CLAMPED */
     uint32_t q_lora, kv_lora, d_nope; /* latent attention; kv_lora 0: none */

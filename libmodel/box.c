@@ -55,6 +55,10 @@ unsigned lm_row_shape(const struct lm_arch_row *r, const struct lm_config *c, en
     case LM_T_TURN:
         swap(&shape[1], &shape[2]);
         break;
+    case LM_T_EVEN_OUTS:
+    case LM_T_ODD_OUTS:
+        shape[1] *= 2;
+        break;
     case LM_T_MLA_K:
     case LM_T_MLA_V:
         shape[0] = (uint64_t)c->n_heads * (c->d_nope + c->d_head_v);
@@ -119,6 +123,10 @@ unsigned lm_row_boxes(const struct lm_arch_row *r, const struct lm_config *c, un
     case LM_T_EVEN_ROWS:
     case LM_T_ODD_ROWS:
         out[0] = box3(e, 2 * e[1] * e[2], 2, 2 * e[1], r->transform == LM_T_ODD_ROWS);
+        return 1;
+    case LM_T_EVEN_OUTS:
+    case LM_T_ODD_OUTS:
+        out[0] = box3(e, 2 * e[1] * e[2], 2 * e[2], 1, r->transform == LM_T_ODD_OUTS ? e[2] : 0);
         return 1;
     case LM_T_TURN:
     case LM_T_TRANSPOSE:

@@ -384,6 +384,13 @@ static int fill(struct lm_config *c, const json_t *root, struct lm_arena *arena,
     return 1;
 }
 
+static bool is_mxfp4(const json_t *root)
+{
+    const char *s = json_string_value(json_object_get(json_object_get(root, "quantization_config"), "quant_method"));
+
+    return s && strcmp(s, "mxfp4") == 0;
+}
+
 int lmi_config_from_json(struct lm_config *c, struct lm_span text, const char **why, struct lm_arena *arena,
                          struct lm_err *e)
 {
@@ -401,6 +408,7 @@ int lmi_config_from_json(struct lm_config *c, struct lm_span text, const char **
         lmi_config_defaults(c, a);
         if (a->class_defaults)
             a->class_defaults(c, k);
+        c->mxfp4_experts = is_mxfp4(root);
         rc = fill(c, root, arena, e);
     }
     json_decref(root);

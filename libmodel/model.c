@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "libmodel/fmt/views.h"
+#include "libmodel/packed/packed.h"
 
 int lmi_nomem(struct lm_err *e)
 {
@@ -178,7 +179,7 @@ static void blame_changes(const struct lm_model *m, struct lm_err *e)
         *e = why;
 }
 
-int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err *e)
+int lm_model_open_stored(struct lm_model **out, const char *path, struct lm_err *e)
 {
     struct stat s;
 
@@ -197,17 +198,35 @@ int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err
     return 0;
 }
 
-int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e)
+static int fail_open(struct lm_model **out)
 {
-    if (lm_model_open_headers(out, path, e) < 0)
-        return -1;
-    if ((*out)->refused)
-        lm_err_set(e, LM_UNSUPPORTED, "%s: %s", path, (*out)->refused);
-    else if (lmi_views_fill(*out, e) == 0)
-        return 0;
     lm_model_close(*out);
     *out = NULL;
     return -1;
+}
+
+int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err *e)
+{
+    if (lm_model_open_stored(out, path, e) < 0)
+        return -1;
+    return lmi_packed_find(*out, false, e) < 0 ? fail_open(out) : 0;
+}
+
+/* What is in temporary files is computed first: it may say how weights are packed. */
+static int make_ready(struct lm_model *m, const char *path, struct lm_err *e)
+{
+    if (!m->refused && (lmi_views_fill(m, e) < 0 || lmi_packed_find(m, true, e) < 0))
+        return -1;
+    if (m->refused)
+        return lm_err_set(e, LM_UNSUPPORTED, "%s: %s", path, m->refused);
+    return lmi_packed_ready(m, e) < 0 ? lm_err_prefix(e, "%s", path) : 0;
+}
+
+int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e)
+{
+    if (lm_model_open_stored(out, path, e) < 0)
+        return -1;
+    return make_ready(*out, path, e) < 0 ? fail_open(out) : 0;
 }
 
 int lmi_model_read_file(struct lm_model *m, const char *path, struct lm_err *e)
@@ -234,6 +253,7 @@ void lm_model_close(struct lm_model *m)
     lm_map_free(m->by_name);
     free(m->left_out);
     free(m->files);
+    free(m->stored);
     free(m->tensors);
     lm_arena_free(&m->arena);
     free(m);
@@ -259,6 +279,16 @@ size_t lm_model_n_tensors(const struct lm_model *m)
 const struct lm_tensor *lm_model_tensor(const struct lm_model *m, size_t i)
 {
     return &m->tensors[i];
+}
+
+size_t lm_model_n_stored(const struct lm_model *m)
+{
+    return m->stored ? m->n_stored : m->n_tensors;
+}
+
+const struct lm_tensor *lm_model_stored(const struct lm_model *m, size_t i)
+{
+    return m->stored ? &m->stored[i] : &m->tensors[i];
 }
 
 const struct lm_tensor *lm_model_find(const struct lm_model *m, const char *name)

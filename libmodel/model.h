@@ -26,6 +26,11 @@ struct lm_tensor {
     size_t file;       /* which of the model's files */
     uint64_t offset;   /* of data in that file */
     bool big_endian;   /* fields of data must be swapped: use lm_tensor_read / lm_tensor_to_f32 */
+    /* Not NULL: a quantized weight that the file holds as several tensors (codes,
+     * scales, zero points …); its values are computed when they are read, by
+     * lm_tensor_read / lm_tensor_to_f32 only. data is then NULL, n_bytes is what
+     * dtype takes, and file and offset are those of the codes. */
+    const struct lm_packed *packed;
 };
 
 struct lm_model;  /* opaque: owns mappings and an arena */
@@ -40,6 +45,9 @@ int lm_model_open(struct lm_model **out, const char *path, struct lm_err *e);
  * tensors in another form (deflated, strided, joined over shards), lm_model_open
  * computes them into a temporary file first; here their bytes read as zeros. */
 int lm_model_open_headers(struct lm_model **out, const char *path, struct lm_err *e);
+/* As open_headers, with the tensors of quantized weights one by one as the files
+ * hold them: for whoever moves them without looking at values. */
+int lm_model_open_stored(struct lm_model **out, const char *path, struct lm_err *e);
 void lm_model_close(struct lm_model *m); /* NULL is fine */
 
 const char *lm_model_path(const struct lm_model *m);          /* as given to open */
@@ -48,6 +56,10 @@ size_t lm_model_n_tensors(const struct lm_model *m);
 const struct lm_tensor *lm_model_tensor(const struct lm_model *m, size_t i); /* container order */
 const struct lm_tensor *lm_model_find(const struct lm_model *m, const char *name); /* or NULL, O(1) */
 const struct lm_meta *lm_model_meta(const struct lm_model *m); /* container metadata, never NULL */
+
+/* The tensors one by one as the files hold them: the same ones, unless some are packed. */
+size_t lm_model_n_stored(const struct lm_model *m);
+const struct lm_tensor *lm_model_stored(const struct lm_model *m, size_t i);
 
 /* What the container holds besides tensors and metadata, a sentence each: text,
  * records, links ("'/names': text, shape [3]"). Not converted. */
@@ -82,6 +94,20 @@ void lm_tensor_read(const struct lm_tensor *t, uint64_t offset, uint64_t n_bytes
 /* Values [first, first+n) as f32; first and n multiples of block_elems.
  * -1 (LM_UNSUPPORTED) when the dtype has no to_f32. */
 int lm_tensor_to_f32(const struct lm_tensor *t, uint64_t first, uint64_t n, float *dst, struct lm_err *e);
+/* How a weight is stored: "GPTQ 4-bit, groups of 128"; NULL: as it is. */
+const char *lm_tensor_scheme(const struct lm_tensor *t);
+/* The stored tensors it is made of, codes first; t itself where it is not packed. */
+size_t lm_tensor_n_members(const struct lm_tensor *t);
+const struct lm_tensor *lm_tensor_member(const struct lm_tensor *t, size_t i);
+uint64_t lm_tensor_stored_bytes(const struct lm_tensor *t); /* of all of them */
+/* The type that the checkpoint computes a packed weight in (config.json's dtype,
+ * else that of its scales, F32 when neither says); t->dtype otherwise. Values are
+ * exact in t->dtype, rounded in this one. */
+enum lm_dtype lm_tensor_meant_dtype(const struct lm_tensor *t);
+/* Blocks of a ggml type that hold a packed weight's values exactly, made of its
+ * codes without quantizing again (*out, in the model's arena, of the same name
+ * and shape): 1; 0 when there are none. Reads the scales and zero points. */
+int lm_tensor_as_blocks(struct lm_model *m, const struct lm_tensor *t, struct lm_tensor *out, struct lm_err *e);
 /* "[32000, 4096]" into buf; returns buf. */
 char *lm_tensor_shape_str(const struct lm_tensor *t, char *buf, size_t size);
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "libmodel/fmt/fmt.h"
+#include "libmodel/packed/packed.h"
 
 static int check_name(struct lm_span name, struct lm_err *e)
 {
@@ -145,6 +145,10 @@ void lm_tensor_read(const struct lm_tensor *t, uint64_t offset, uint64_t n_bytes
     assert(offset <= t->n_bytes && n_bytes <= t->n_bytes - offset);
     if (n_bytes == 0)
         return;
+    if (t->packed) {
+        lmi_packed_read(t, offset, n_bytes, dst);
+        return;
+    }
     memcpy(dst, t->data + offset, n_bytes);
     if (!t->big_endian)
         return;
@@ -184,7 +188,9 @@ int lm_tensor_to_f32(const struct lm_tensor *t, uint64_t first, uint64_t n, floa
     assert(first % d->block_elems == 0 && n % d->block_elems == 0);
     if (n == 0)
         return 0;
-    if (t->big_endian)
+    if (t->packed)
+        lmi_packed_to_f32(t, first, n, dst);
+    else if (t->big_endian)
         swapped_to_f32(t, first, n, dst);
     else
         d->to_f32(dst, t->data + first / d->block_elems * d->block_bytes, n);

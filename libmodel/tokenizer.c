@@ -127,9 +127,10 @@ int lm_tokenizer_new(struct lm_tokenizer **out, const struct lm_vocab *v, struct
     if (!t)
         return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
     t->v = v;
+    t->caches = lmi_caches_new();
     lmi_unicode_init();
     measure(t);
-    int rc = init_algorithm(t, e);
+    int rc = t->caches ? init_algorithm(t, e) : lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
     if (rc < 0 || find_added(t, e) < 0) {
         lm_tokenizer_free(t);
         return lm_err_prefix(e, "tokenizer (%s)", v->source);
@@ -145,6 +146,8 @@ void lm_tokenizer_free(struct lm_tokenizer *t)
     lmi_spm_free(t);
     lmi_trie_free(&t->trie);
     lmi_pretok_free(t->pretok);
+    lmi_backtrack_free(t->backtrack);
+    lmi_caches_free(t->caches);
     lmi_pairs_free(&t->pairs);
     lmi_added_free(&t->raw);
     lmi_added_free(&t->second);
@@ -167,17 +170,18 @@ size_t lm_tokenizer_max_bytes(const struct lm_tokenizer *t)
 
 /* ---- encoding */
 
-/* A cache fit for the text: 64 slots for a line, 4 MB for a book. */
+enum { WORTH_TABLES = 1 << 19 }; /* bytes of text: less are done before tables would be */
+
 static int begin_call(struct lmi_call *c, size_t n_bytes)
 {
-    size_t n_slots = 64;
-
-    while (n_slots < n_bytes / 8 && n_slots < 1 << 17)
-        n_slots *= 2;
-    c->slots = calloc(n_slots, sizeof *c->slots);
-    c->slot_mask = n_slots - 1;
-    if (!c->slots)
+    c->cache = lmi_cache_take(c->t->caches, n_bytes, c->special);
+    if (!c->cache)
         return lmi_call_nomem(c);
+    if (c->t->backtrack && c->cache->n_bytes >= WORTH_TABLES) {
+        if (!lmi_backtrack_ready(c->t->backtrack))
+            return lmi_call_nomem(c);
+        c->backtrack = c->t->backtrack;
+    }
     if (c->t->unused) {
         c->merge.unused = c->t->unused;
         c->merge.halves = malloc(c->t->n_symbols * sizeof *c->merge.halves);
@@ -190,7 +194,7 @@ static int begin_call(struct lmi_call *c, size_t n_bytes)
 
 static void end_call(struct lmi_call *c)
 {
-    free(c->slots);
+    lmi_cache_give(c->t->caches, c->cache);
     free(c->ids);
     free(c->merge.halves);
     free(c->best);

@@ -170,6 +170,19 @@ MODELS = {
         num_nextn_predict_layers=0, rope_parameters=dict(
             rope_type="yarn", factor=8.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=1.0,
             beta_fast=32.0, beta_slow=1.0, rope_theta=10000.0))),
+    # the two magnitudes of YaRN apart; no groups, nothing normed
+    "tiny-deepseek3-mscale": ("DeepseekV3", "float32", 80, dict(
+        DEEPSEEK, hidden_size=16, q_lora_rank=16, n_group=1, topk_group=1, norm_topk_prob=False,
+        routed_scaling_factor=1.5, num_nextn_predict_layers=0, rope_parameters=dict(
+            rope_type="yarn", factor=4.0, original_max_position_embeddings=32, mscale=0.6, mscale_all_dim=1.3,
+            beta_fast=32.0, beta_slow=1.0, rope_theta=10000.0))),
+    # only the full layers are scaled
+    "tiny-olmo3-yarn": ("Olmo3", "float32", 80, dict(
+        LLAMA, hidden_size=16, intermediate_size=32, num_hidden_layers=4, sliding_window=16, num_attention_heads=2,
+        num_key_value_heads=1, rope_parameters=dict(
+            full_attention=dict(rope_type="yarn", factor=8.0, attention_factor=1.2, beta_fast=32.0, beta_slow=1.0,
+                                original_max_position_embeddings=32, rope_theta=500000.0),
+            sliding_attention=dict(rope_type="default", rope_theta=500000.0)))),
 }
 
 

@@ -1,5 +1,5 @@
 /* Comparison: every kind of difference, planted, is named. */
-#include "tests/mutate.h"
+#include "tests/dress.h"
 
 #include <math.h>
 
@@ -17,8 +17,8 @@ static char dir_a[64], dir_b[64];
 static int setup(void **state)
 {
     (void)state;
-    tmp_make(dir_a);
-    tmp_make(dir_b);
+    tmp_fast(dir_a);
+    tmp_fast(dir_b);
     return 0;
 }
 static int teardown(void **state)
@@ -92,19 +92,85 @@ static void convert(const char *src, const char *dst, const char *format, int dt
     lm_model_close(m);
 }
 
+/* Notes about where files come from are no differences of models. */
+static size_t n_model_notes(const struct lm_diff *d)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < d->n_notes; i++)
+        n += strcmp(d->notes[i].where, "metadata") != 0;
+    return n;
+}
+
+/* Every family in every container: nothing differs. (Keras's configuration has no place for the context's length.) */
 static void test_same_across_containers(void **state)
 {
-    static const char *const models[] = {LLAMA, "tests/fixtures/models/tiny-gpt2", "tests/fixtures/models/tiny-mistral",
-                                         "tests/fixtures/models/tiny-llama-llama3", SAMPLE};
+    size_t pairs = 0, tensors = 0;
+
     (void)state;
-    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
-        const char *gguf = path_in(dir_b, "m.gguf");
-        convert(models[i], gguf, "gguf", -1, NULL);
-        struct lm_diff *d = diff(models[i], gguf);
-        only(d, 0);
-        assert_int_equal(d->n_notes, 0);
-        done(d);
-        unlink(gguf);
+    for (size_t i = 0; i < N_DRESS_MODELS; i++)
+        for (size_t k = 0; k < N_DRESSES; k++) {
+            char tmp[64];
+            tmp_fast(tmp);
+            const char *path = dress_make(dress_models[i], &dresses[k], tmp);
+            if (path) {
+                struct lm_diff *d = diff(dress_models[i], path);
+                if (d->n_of[LM_DIFF_SAME] != d->n_tensors)
+                    fail_msg("%s as %s: %s is %s", dress_models[i], dresses[k].what, d->tensors[0].name,
+                             lm_diff_kind_name(d->tensors[0].kind));
+                if (n_model_notes(d) && dresses[k].dtype < 0 && strcmp(dresses[k].to ? dresses[k].to : "", "keras") != 0)
+                    fail_msg("%s as %s: %s: %s, not %s", dress_models[i], dresses[k].what, d->notes[0].key, d->notes[0].b,
+                             d->notes[0].a);
+                pairs++;
+                tensors += d->n_tensors;
+                done(d);
+            }
+            tmp_remove(tmp);
+        }
+    print_message("%zu pairs, %zu tensors the same\n", pairs, tensors);
+    assert_true(pairs >= 9 * N_DRESS_MODELS);
+}
+
+/* One element of one stored tensor is found in the canonical tensor it is part of, and nowhere else. */
+static void test_change_in_parts(void **state)
+{
+#define M(name) "tests/fixtures/models/tiny-" name
+    static const struct { const char *model, *stored; const char *canonical[2]; } cases[] = {
+        {M("mixtral"), "model.layers.1.block_sparse_moe.experts.2.w2.weight", {"blk.1.ffn_down_exps.weight"}},
+        {M("mixtral-fused"), "model.layers.0.mlp.experts.gate_up_proj", {"blk.0.ffn_gate_exps.weight"}},
+        {M("granitemoe"), "model.layers.0.block_sparse_moe.input_linear.weight", {"blk.0.ffn_gate_exps.weight"}},
+        {M("gpt-oss"), "model.layers.1.mlp.experts.gate_up_proj", {"blk.1.ffn_gate_exps.weight"}},
+        {M("gptneox"), "gpt_neox.layers.1.attention.query_key_value.weight", {"blk.1.attn_qkv.weight"}},
+        {M("falcon-new"), "transformer.h.0.self_attention.query_key_value.weight", {"blk.0.attn_qkv.weight"}},
+        {M("gpt2"), "transformer.h.1.attn.c_attn.weight", {"blk.1.attn_qkv.weight"}},
+        {M("gemma2"), "model.layers.0.post_feedforward_layernorm.weight", {"blk.0.post_ffw_norm.weight"}},
+        {M("deepseek3"), "model.layers.1.self_attn.kv_b_proj.weight", {"blk.1.attn_k_b.weight"}},
+        {M("phi3"), "model.layers.0.self_attn.qkv_proj.weight", {"blk.0.attn_qkv.weight"}},
+    };
+#undef M
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct mut *x = mut_load(cases[i].model);
+        struct mut_tensor *t = mut_find(x, cases[i].stored);
+        char tmp[64], changed[128];
+        tmp_fast(tmp);
+        snprintf(changed, sizeof changed, "%s/changed", tmp);
+        mut_set(t, 0, mut_get(t, 0) + 0.5f);
+        mut_write(x, "safetensors", changed);
+        for (size_t k = 0; k < N_DRESSES; k++) {
+            const char *path = dress_make(cases[i].model, &dresses[k], tmp);
+            struct lm_diff *d = path ? diff(changed, path) : NULL;
+            if (!path)
+                continue;
+            const struct lm_diff_tensor *r = named(d, cases[i].canonical[0]);
+            assert_int_equal(r->kind, LM_DIFF_CHANGED);
+            assert_int_equal(r->n_differ, 1);
+            assert_true(fabs(r->largest - 0.5) < 0.02);
+            only(d, 1);
+            done(d);
+        }
+        mut_free(x);
+        tmp_remove(tmp);
     }
 }
 
@@ -334,6 +400,91 @@ static void test_full_rank(void **state)
     done(d);
 }
 
+/* A LoRA of rank 8 merged into Q and V of the first three layers, two tokens
+ * more, another rotary base; in every container. */
+static void add_low_rank(struct mut_tensor *t, unsigned rank, float size, uint64_t *seed)
+{
+    uint64_t rows = t->shape[0], cols = t->shape[1];
+    float *u = calloc(rows * rank, sizeof *u), *v = calloc(rank * cols, sizeof *v);
+
+    for (uint64_t i = 0; i < rows * rank; i++)
+        u[i] = mut_noise(seed);
+    for (uint64_t i = 0; i < cols * rank; i++)
+        v[i] = size / sqrtf((float)rank) * mut_noise(seed);
+    for (uint64_t r = 0; r < rows; r++)
+        for (uint64_t c = 0; c < cols; c++) {
+            float delta = 0;
+            for (unsigned k = 0; k < rank; k++)
+                delta += u[r * rank + k] * v[k * cols + c];
+            mut_set(t, r * cols + c, mut_get(t, r * cols + c) + delta);
+        }
+    free(u);
+    free(v);
+}
+
+static void add_rows(struct mut *x, const char *name, uint64_t n)
+{
+    struct mut_tensor *t = mut_find(x, name);
+    uint64_t shape[2] = {t->shape[0] + n, t->shape[1]};
+    uint8_t *data = calloc(1, t->n_bytes / t->shape[0] * shape[0]);
+    enum lm_dtype type = t->dtype;
+
+    memcpy(data, t->data, t->n_bytes);
+    mut_drop(x, name);
+    t = mut_add(x, name, type, 2, shape, data);
+    mut_set(t, shape[0] * shape[1] - 1, 0.25f);
+    free(data);
+}
+
+static void make_tuned(const char *folder)
+{
+    struct mut *x = mut_load(SAMPLE);
+    uint64_t seed = 5;
+
+    for (int l = 0; l < 3; l++) {
+        char name[80];
+        snprintf(name, sizeof name, "model.layers.%d.self_attn.q_proj.weight", l);
+        add_low_rank(mut_find(x, name), 8, 0.002f, &seed);
+        snprintf(name, sizeof name, "model.layers.%d.self_attn.v_proj.weight", l);
+        add_low_rank(mut_find(x, name), 8, 0.002f, &seed);
+    }
+    add_rows(x, "model.embed_tokens.weight", 2);
+    add_rows(x, "lm_head.weight", 2);
+    mut_edit(x, "config.json", "\"rope_theta\": 10000.0", "\"rope_theta\": 500000.0");
+    mut_edit(x, "config.json", "\"vocab_size\": 4096", "\"vocab_size\": 4098");
+    mut_write(x, "safetensors", folder);
+    mut_free(x);
+}
+
+static void test_merged_lora(void **state)
+{
+    char tuned[128];
+
+    (void)state;
+    snprintf(tuned, sizeof tuned, "%s/tuned", dir_a);
+    make_tuned(tuned);
+    for (size_t k = 0; k < N_DRESSES; k++) {
+        const char *path = dress_make(tuned, &dresses[k], dir_b);
+        struct lm_diff *d = path ? diff(SAMPLE, path) : NULL;
+        if (!path)
+            continue;
+        for (int l = 0; l < 3; l++) {
+            char name[40];
+            snprintf(name, sizeof name, "blk.%d.attn_q.weight", l);
+            assert_int_equal(named(d, name)->rank, 8);
+            snprintf(name, sizeof name, "blk.%d.attn_v.weight", l);
+            assert_int_equal(named(d, name)->rank, 8);
+        }
+        is_kind(d, "token_embd.weight", LM_DIFF_CHANGED, "2 rows added, the others are the same");
+        is_kind(d, "output.weight", LM_DIFF_CHANGED, "2 rows added, the others are the same");
+        assert_int_equal(named(d, "output.weight")->rows_added, 2);
+        only(d, 8);
+        assert_true(strtod(note(d, "config", "rope_theta")->b, NULL) == 500000);
+        assert_true(strtod(note(d, "config", "vocab_size")->b, NULL) == 4098);
+        done(d);
+    }
+}
+
 static void test_changed_numbers(void **state)
 {
     struct mut *x = mut_load(LLAMA);
@@ -507,7 +658,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_same_across_containers), T(test_cast), T(test_every_quantization), T(test_tampered_quantization),
         T(test_permutation_missing_or_twice), T(test_permutation_with_wrong_heads), T(test_norm_shifted),
-        T(test_scaled_and_transposed), T(test_rank), T(test_full_rank), T(test_changed_numbers), T(test_added_rows),
+        T(test_scaled_and_transposed), T(test_rank), T(test_full_rank), T(test_merged_lora), T(test_change_in_parts), T(test_changed_numbers), T(test_added_rows),
         T(test_missing_and_shape), T(test_tie_written_out), T(test_config), T(test_metadata), T(test_tokenizer),
         T(test_every_kind_has_a_name),
     };

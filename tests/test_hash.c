@@ -1,8 +1,10 @@
 /* Digests: the same model in every dress, another digest for any other bit. */
-#include "tests/mutate.h"
+#include "tests/dress.h"
 
 #include "convert/hash.h"
 #include "convert/hash_canon.h"
+
+#define LLAMA "tests/fixtures/models/tiny-llama"
 
 static const struct lm_run_options two_threads = {.n_threads = 2};
 
@@ -46,38 +48,76 @@ static void convert(const char *src, const char *dst, const char *format, int dt
     lm_model_close(m);
 }
 
-static const char *const models[] = {
-    "tests/fixtures/models/tiny-llama", "tests/fixtures/models/tiny-llama-tied", "tests/fixtures/models/tiny-llama-llama3",
-    "tests/fixtures/models/tiny-llama-bias", "tests/fixtures/models/tiny-gpt2", "tests/fixtures/models/tiny-mistral"};
-enum { N_MODELS = sizeof models / sizeof models[0] };
-
+/* Every family in every container that has a place for it. */
 static void test_container_and_widening(void **state)
 {
+    size_t equal = 0;
+
+    (void)state;
+    for (size_t i = 0; i < N_DRESS_MODELS; i++)
+        for (size_t k = 0; k < N_DRESSES; k++) {
+            char tmp[64];
+            tmp_fast(tmp);
+            const char *path = dress_make(dress_models[i], &dresses[k], tmp);
+            if (path)
+                same(dress_models[i], path, true);
+            equal += path != NULL;
+            tmp_remove(tmp);
+        }
+    print_message("%zu pairs equal\n", equal);
+    assert_true(equal >= 9 * N_DRESS_MODELS);
+}
+
+/* Made by tests/hash_reference.py, which knows the README and not this library. */
+static void test_as_the_readme_says(void **state)
+{
+    FILE *f = fopen("tests/fixtures/digests.txt", "rb");
+    char want[65], path[256], got[65];
+    size_t n = 0;
+
+    (void)state;
+    assert_non_null(f);
+    for (; fscanf(f, "%64s %255s", want, path) == 2; n++) {
+        model_digest(path, got);
+        if (strcmp(want, got) != 0)
+            fail_msg("%s: %s, the README makes it %s", path, got, want);
+    }
+    fclose(f);
+    assert_true(n >= N_DRESS_MODELS);
+}
+
+/* Releases of which there is no Hugging Face folder, and Keras's own files. */
+static void test_other_releases(void **state)
+{
+    static const char *const releases[] = {
+        "tests/fixtures/containers/meta-2", "tests/fixtures/containers/meta-scaled",
+        "tests/fixtures/containers/mistral-native", "tests/fixtures/hdf5/hub-gemma", "tests/fixtures/hdf5/hub-gemma2",
+        "tests/fixtures/hdf5/hub-gpt2", "tests/fixtures/hdf5/hub-llama3", "tests/fixtures/hdf5/hub-mistral.keras",
+        "tests/fixtures/hdf5/tf-gpt2"};
     char tmp[64];
 
     (void)state;
-    for (size_t i = 0; i < N_MODELS; i++) {
-        tmp_make(tmp);
-        convert(models[i], path_in(tmp, "a.gguf"), "gguf", -1, NULL);
-        same(models[i], path_in(tmp, "a.gguf"), true);
-        convert(models[i], path_in(tmp, "w.gguf"), "gguf", LM_F32, NULL);
-        same(models[i], path_in(tmp, "w.gguf"), true);
-        convert(path_in(tmp, "w.gguf"), path_in(tmp, "back/"), "safetensors", -1, NULL);
-        same(models[i], path_in(tmp, "back/"), true);
+    for (size_t i = 0; i < sizeof releases / sizeof releases[0]; i++) {
+        tmp_fast(tmp);
+        same(releases[i], dress_make(releases[i], &dresses[0], tmp), true);
+        same(releases[i], dress_make(releases[i], &dresses[5], tmp), true);
         tmp_remove(tmp);
     }
+    same("tests/fixtures/containers/meta-2", "tests/fixtures/containers/meta-4", true);
+    same("tests/fixtures/containers/meta-2", "tests/fixtures/containers/mistral-native", true);
+    same("tests/fixtures/hdf5/hub-llama", "tests/fixtures/hdf5/hub-llama-sharded", true);
 }
 
 static void test_shards(void **state)
 {
     char tmp[64];
-    struct mut *x = mut_load(models[0]);
+    struct mut *x = mut_load(LLAMA);
 
     (void)state;
-    same(models[0], "tests/fixtures/models/tiny-llama-sharded", true);
-    tmp_make(tmp);
+    same(LLAMA, "tests/fixtures/models/tiny-llama-sharded", true);
+    tmp_fast(tmp);
     mut_write_split(x, "safetensors", tmp, "model.safetensors", 20000);
-    same(models[0], tmp, true);
+    same(LLAMA, tmp, true);
     mut_free(x);
     tmp_remove(tmp);
 }
@@ -87,7 +127,7 @@ static void test_quantized_differs(void **state)
     char tmp[64];
 
     (void)state;
-    tmp_make(tmp);
+    tmp_fast(tmp);
     convert("samples/polish-5m", path_in(tmp, "q.gguf"), "gguf", -1, "Q8_0");
     same("samples/polish-5m", path_in(tmp, "q.gguf"), false);
     tmp_remove(tmp);
@@ -99,31 +139,113 @@ static void test_any_bit_counts(void **state)
 
     (void)state;
     for (size_t i = 0; i < 8; i++) {
-        struct mut *x = mut_load(models[0]);
+        struct mut *x = mut_load(LLAMA);
         struct mut_tensor *t = &x->t[i * x->n / 8];
-        tmp_make(tmp);
+        tmp_fast(tmp);
         t->data[(i * 977) % t->n_bytes] ^= (uint8_t)(1u << i);
         mut_write(x, "safetensors", tmp);
-        same(models[0], tmp, false);
+        same(LLAMA, tmp, false);
         mut_free(x);
         tmp_remove(tmp);
     }
 }
 
-static void test_order_in_file_does_not_count(void **state)
+/* In every family one bit of every kind of tensor, wherever the canonical form puts it. */
+static void test_any_bit_of_any_family(void **state)
 {
-    struct mut *x = mut_load(models[0]);
+    size_t flipped = 0;
+
+    (void)state;
+    for (size_t i = 0; i < N_DRESS_MODELS - 1; i++) {
+        struct mut *x = mut_load(dress_models[i]);
+        char want[65], got[65], tmp[64];
+        model_digest(dress_models[i], want);
+        tmp_fast(tmp);
+        for (size_t k = 0; k < x->n; k += 1 + x->n / 12) {
+            struct mut_tensor *t = &x->t[k];
+            size_t width = lm_dtype_bytes(t->dtype, 1), at = (k * 7919 % t->n_elems) * width + width - 1;
+            if (strstr(t->name, ".attn.bias") || strstr(t->name, "inv_freq") || strstr(t->name, "masked_bias"))
+                continue; /* not counted */
+            t->data[at] ^= 0x02; /* the exponent: it survives the addition of 1 */
+            mut_write(x, "safetensors", tmp);
+            model_digest(tmp, got);
+            if (strcmp(want, got) == 0)
+                fail_msg("%s: a bit of %s does not count", dress_models[i], t->name);
+            t->data[at] ^= 0x02;
+            flipped++;
+        }
+        mut_write(x, "safetensors", tmp);
+        model_digest(tmp, got);
+        assert_string_equal(want, got);
+        mut_free(x);
+        tmp_remove(tmp);
+    }
+    print_message("%zu bits\n", flipped);
+    assert_true(flipped > 300);
+}
+
+/* One expert wider than the others. */
+static void test_experts_of_several_types(void **state)
+{
+    struct mut *x = mut_load("tests/fixtures/models/tiny-mixtral");
     char tmp[64];
 
     (void)state;
-    tmp_make(tmp);
+    tmp_fast(tmp);
+    mut_cast(mut_find(x, "model.layers.0.block_sparse_moe.experts.1.w1.weight"), LM_F32);
+    mut_cast(mut_find(x, "model.layers.0.block_sparse_moe.experts.2.w1.weight"), LM_F64);
+    mut_write(x, "safetensors", tmp);
+    same("tests/fixtures/models/tiny-mixtral", tmp, true);
+    mut_set(mut_find(x, "model.layers.0.block_sparse_moe.experts.2.w1.weight"), 5, 0.33f);
+    mut_write(x, "safetensors", tmp);
+    same("tests/fixtures/models/tiny-mixtral", tmp, false);
+    mut_free(x);
+    tmp_remove(tmp);
+}
+
+/* An expert less: its fellows keep their own names, and all is counted still. */
+static void test_incomplete_parts(void **state)
+{
+    static const char gone[] = "model.layers.1.block_sparse_moe.experts.0.w2.weight";
+    struct mut *x = mut_load("tests/fixtures/models/tiny-mixtral");
+    char tmp[64];
+
+    (void)state;
+    tmp_fast(tmp);
+    mut_drop(x, gone);
+    mut_write(x, "safetensors", tmp);
+    struct lm_model *m = open_ok(tmp);
+    struct lm_hash *h;
+    struct lm_err e = {0};
+    size_t own = 0, whole = 0;
+    assert_int_equal(lm_hash_model(&h, m, &two_threads, &e), 0);
+    for (size_t i = 0; i < h->n_tensors; i++) {
+        own += strstr(h->tensors[i].name, "experts.") != NULL;
+        whole += strstr(h->tensors[i].name, "_exps.") != NULL;
+    }
+    assert_int_equal(own, 3); /* of 4 experts */
+    assert_int_equal(whole, 5); /* of 2 layers with 3 matrices */
+    assert_int_equal(h->n_counted, h->n_tensors);
+    lm_hash_free(h);
+    lm_model_close(m);
+    mut_free(x);
+    tmp_remove(tmp);
+}
+
+static void test_order_in_file_does_not_count(void **state)
+{
+    struct mut *x = mut_load(LLAMA);
+    char tmp[64];
+
+    (void)state;
+    tmp_fast(tmp);
     for (size_t i = 0; i < x->n / 2; i++) {
         struct mut_tensor t = x->t[i];
         x->t[i] = x->t[x->n - 1 - i];
         x->t[x->n - 1 - i] = t;
     }
     mut_write_split(x, "safetensors", tmp, "model.safetensors", 30000);
-    same(models[0], tmp, true);
+    same(LLAMA, tmp, true);
     mut_free(x);
     tmp_remove(tmp);
 }
@@ -135,7 +257,7 @@ static void test_tie_written_out(void **state)
     char tmp[64];
 
     (void)state;
-    tmp_make(tmp);
+    tmp_fast(tmp);
     mut_add(x, "lm_head.weight", t->dtype, t->n_dims, t->shape, t->data);
     mut_write(x, "safetensors", tmp);
     same("tests/fixtures/models/tiny-llama-tied", tmp, true);
@@ -165,7 +287,7 @@ static void test_known_answer(void **state)
     char tmp[64], hex[65];
 
     (void)state;
-    tmp_make(tmp);
+    tmp_fast(tmp);
     one_tensor(tmp, "safetensors", LM_F32, 1, (const uint64_t[]){3}, v);
     model_digest(tmp, hex);
     assert_string_equal(hex, "dccec477729f8b0e8c10f60b98d5f9602f3989358faf44e1be518973771eed37");
@@ -193,18 +315,18 @@ static void test_every_float_type_widens(void **state)
         lm_dtype_info(types[i])->to_f32(v, narrow, N);
         for (size_t k = 0; k < N; k++)
             wide[k] = (double)v[k];
-        tmp_make(a);
-        tmp_make(b);
+        tmp_fast(a);
+        tmp_fast(b);
         one_tensor(a, "safetensors", types[i], 1, (const uint64_t[]){N}, narrow);
         one_tensor(b, "safetensors", LM_F64, 1, (const uint64_t[]){N}, wide);
         same(a, b, true);
         one_tensor(b, "gguf", LM_F32, 1, (const uint64_t[]){N}, v);
         tmp_remove(b);
-        tmp_make(b);
+        tmp_fast(b);
         one_tensor(b, "gguf", LM_F32, 1, (const uint64_t[]){N}, v);
         same(a, b, true);
         tmp_remove(b);
-        tmp_make(b);
+        tmp_fast(b);
         wide[N - 1] = wide[N - 1] * (1 + 1e-15) + 1e-300; /* no f32 any more */
         one_tensor(b, "safetensors", LM_F64, 1, (const uint64_t[]){N}, wide);
         same(a, b, false);
@@ -257,7 +379,7 @@ static void test_big_endian_gguf(void **state)
     char tmp[64], little[65], big[65];
 
     (void)state;
-    tmp_make(tmp);
+    tmp_fast(tmp);
     one_tensor(tmp, "gguf", LM_F32, 1, (const uint64_t[]){4}, v);
     model_digest(path_in(tmp, "model.gguf"), little);
     put_text(&b, "GGUF");
@@ -334,7 +456,10 @@ static void test_hex(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_container_and_widening), cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_container_and_widening), cmocka_unit_test(test_other_releases),
+        cmocka_unit_test(test_as_the_readme_says),
+        cmocka_unit_test(test_shards),                 cmocka_unit_test(test_any_bit_of_any_family),
+        cmocka_unit_test(test_experts_of_several_types), cmocka_unit_test(test_incomplete_parts),
         cmocka_unit_test(test_quantized_differs),      cmocka_unit_test(test_any_bit_counts),
         cmocka_unit_test(test_order_in_file_does_not_count), cmocka_unit_test(test_tie_written_out),
         cmocka_unit_test(test_known_answer),           cmocka_unit_test(test_every_float_type_widens),

@@ -295,7 +295,7 @@ static void take_memory(struct lmi_h5_out *o, void *arg)
 
 static int run_box(void (*work)(struct lmi_h5_out *, void *), void *arg, struct lmi_buffer *b, struct lm_err *e)
 {
-    struct lmi_h5_limits limits = {.memory = 64 << 20, .seconds = 1, .report = 1 << 20};
+    struct lmi_h5_limits limits = {.memory = 64 << 20, .ms = 1000, .report = 1 << 20};
 
     *b = (struct lmi_buffer){0};
     return lmi_h5_box(b, work, arg, &limits, e);

@@ -1,8 +1,7 @@
 /* Every pair of containers: a model that lies in A, written as B, then as C, then
  * in Hugging Face's form, holds the values, bit for bit, that it holds when it is
  * written so at once, and computes the same logits at every stop. */
-#include "tests/mutate.h"
-#include "tests/zips.h"
+#include "tests/dress.h"
 
 #include "convert/convert.h"
 #include "gpu/engine.h"
@@ -106,43 +105,6 @@ static void assert_same_logits(const char *path, const struct logits *want)
 }
 
 /* ---- sources in containers that are read only */
-
-/* A Hugging Face folder with pytorch_model.bin. */
-static void make_torch(const char *from, const char *folder)
-{
-    static const struct { enum lm_dtype d; const char *storage; } storages[] = {
-        {LM_F32, "FloatStorage"}, {LM_F16, "HalfStorage"}, {LM_BF16, "BFloat16Storage"}};
-    struct mut *x = mut_load(from);
-    struct torch_tensor *t = calloc(x->n, sizeof *t);
-    struct member *m = calloc(x->n + 1, sizeof *m);
-    char (*names)[48] = calloc(x->n + 1, sizeof *names);
-    struct bytes zip = {0};
-
-    for (size_t i = 0; i < x->n; i++) {
-        t[i] = (struct torch_tensor){.name = x->t[i].name, .n_dims = x->t[i].n_dims, .n_elems = x->t[i].n_elems};
-        memcpy(t[i].shape, x->t[i].shape, sizeof t[i].shape);
-        for (size_t k = 0; k < 3; k++)
-            if (storages[k].d == x->t[i].dtype)
-                t[i].storage = storages[k].storage;
-        assert_non_null(t[i].storage);
-        snprintf(names[i + 1], sizeof names[0], "archive/data/%zu", i);
-        m[i + 1].name = names[i + 1];
-        put(&m[i + 1].data, x->t[i].data, x->t[i].n_bytes);
-    }
-    m[0].name = "archive/data.pkl";
-    pickle_tensors(&m[0].data, t, x->n);
-    put_zip(&zip, m, x->n + 1, NULL);
-    mkdir(folder, 0777);
-    for (size_t i = 0; i < x->n_sides; i++)
-        write_file(path_in(folder, x->side[i].name), x->side[i].data, x->side[i].n);
-    write_file(path_in(folder, "pytorch_model.bin"), zip.data, zip.n);
-    members_free(m, x->n + 1);
-    bytes_free(&zip);
-    free(names);
-    free(m);
-    free(t);
-    mut_free(x);
-}
 
 static struct mut_tensor *as_f32(struct mut *x, const char *name)
 {

@@ -188,6 +188,35 @@ static void write_wrong(const char *src, const char *folder, int layer)
     lm_model_close(m);
 }
 
+/* A copy of the model in src with a matrix of `layer` a little larger than it should be. */
+static void write_larger(const char *src, const char *folder, const char *matrix, int layer, float by)
+{
+    struct lm_model *m;
+    struct lm_span side;
+    struct lm_err e;
+    char name[100];
+
+    assert_int_equal(lm_model_open(&m, src, &e), 0);
+    snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, matrix);
+    const struct lm_tensor *t = lm_model_find(m, name);
+    assert_non_null(t);
+    struct lm_span file = lm_model_file(m, 0)->map;
+    uint8_t *copy = malloc(file.size);
+    float *x = malloc(t->n_elems * sizeof *x);
+    memcpy(copy, file.data, file.size);
+    assert_int_equal(lm_tensor_to_f32(t, 0, t->n_elems, x, &e), 0);
+    for (size_t i = 0; i < t->n_elems; i++)
+        x[i] *= by;
+    lm_dtype_info(t->dtype)->from_f32(copy + t->offset, x, t->n_elems);
+    put_file(folder, "model.safetensors", lm_span_of(copy, file.size));
+    for (size_t i = 0; lm_sidecar_names[i]; i++)
+        if (lm_model_sidecar(m, lm_sidecar_names[i], &side, &e) == 1)
+            put_file(folder, lm_sidecar_names[i], side);
+    free(x);
+    free(copy);
+    lm_model_close(m);
+}
+
 static void remove_folder(const char *folder)
 {
     glob_t g;
@@ -231,19 +260,108 @@ static void test_wrong_k_is_named(void **state)
     check_wrong("samples/polish-5m", 2);
 }
 
-static void test_truth(void **state)
+/* A layer departs, the divergence is small: different, unless the limit is the user's own. */
+static void test_small_damage_is_told(void **state)
 {
-    char said[65536];
+    char folder[] = "/tmp/test_verify.XXXXXX", said[65536];
+    static const struct { const char *limit; int code; bool judged; } ways[] = {
+        {"", 1, true}, {"--max-kld 1e-3", 0, false}, {"--max-diff 1", 0, false}, {"--max-kld 1e-12", 1, false}};
     json_t *o;
 
     (void)state;
-    assert_int_equal(verify_with(&o, said, sizeof said, "samples/polish-5m --truth --tokens 64"), 0);
-    json_t *modes = json_object_get(o, "modes"), *exact = json_array_get(modes, 0), *fast = json_array_get(modes, 1);
-    assert_int_equal(json_array_size(modes), 2);
-    double e = number(exact, "max_abs_logit_diff"), f = number(fast, "max_abs_logit_diff");
-    assert_true(e > 0 && e < 1e-4 && f > e && f < 1);
-    assert_true(number(exact, "top1_agreement") == 1);
+    assert_non_null(mkdtemp(folder));
+    write_larger(MODELS "tiny-llama", folder, "self_attn.o_proj", 1, 1.001f);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        int code = verify_with(&o, said, sizeof said, MODELS "tiny-llama %s %s", folder, ways[i].limit);
+        if (code != ways[i].code)
+            fail_msg("%s: exit %d: %s", ways[i].limit, code, said);
+        assert_true(number(o, "kld_mean") > 1e-12 && number(o, "kld_mean") < 1e-6);
+        assert_int_equal(json_integer_value(json_object_get(o, "first_divergent_layer")), 1);
+        assert_int_equal(json_is_true(json_object_get(o, "layers_judged")), ways[i].judged);
+        json_t *found = json_array_get(json_object_get(json_object_get(o, "causes"), "found"), 0);
+        assert_string_equal(json_string_value(json_object_get(found, "cause")), "scaled");
+        json_decref(o);
+    }
+    remove_folder(folder);
+}
+
+/* The text is longer than what is folded last; both walk it in pieces. */
+static void test_long_text(void **state)
+{
+    static const struct { unsigned from, to, n; } buckets[] = {{0, 63, 64}, {64, 511, 448}, {512, 4095, 3584}, {4096, 4499, 404}};
+    char folder[] = "/tmp/test_verify.XXXXXX", said[65536];
+    json_t *o, *b;
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    write_larger(MODELS "tiny-llama-linear", folder, "mlp.down_proj", 0, 1.5f);
+    /* The model was trained for fewer positions: its config is given more. */
+    json_t *config = json_load_file(MODELS "tiny-llama-linear/config.json", 0, NULL);
+    json_object_set_new(config, "max_position_embeddings", json_integer(8192));
+    snprintf(said, sizeof said, "%s/config.json", folder);
+    assert_int_equal(json_dump_file(config, said, 0), 0);
+    json_decref(config);
+    char copy[64];
+    snprintf(copy, sizeof copy, "%s-a", folder);
+    snprintf(said, sizeof said, "cp -r %s %s", folder, copy);
+    assert_int_equal(system(said), 0);
+    snprintf(said, sizeof said, "cp " MODELS "tiny-llama-linear/model.safetensors %s", copy);
+    assert_int_equal(system(said), 0);
+    assert_int_equal(verify_with(&o, said, sizeof said, "%s %s --tokens 4500 --ctx 8000 --max-kld 10", copy, folder), 0);
+    b = json_object_get(o, "buckets");
+    assert_int_equal(json_array_size(b), 4);
+    for (size_t i = 0; i < 4; i++) {
+        json_t *x = json_array_get(b, i);
+        assert_true(number(x, "from") == buckets[i].from && number(x, "to") == buckets[i].to);
+        assert_true(number(x, "n_tokens") == buckets[i].n && number(x, "kld_mean") > 0);
+        assert_true(number(x, "kld_median") <= number(x, "kld_p99") && number(x, "kld_p99") <= number(x, "kld_max"));
+        assert_true(number(x, "ppl_a_half") > 0 && number(x, "ppl_ratio_half") > 0);
+    }
     json_decref(o);
+    /* In windows: the same positions over and over. */
+    assert_int_equal(verify_with(&o, said, sizeof said, "%s %s --tokens 4500 --ctx 600 --max-kld 10", copy, folder), 0);
+    b = json_object_get(o, "buckets");
+    assert_int_equal(json_array_size(b), 3);
+    assert_true(number(json_array_get(b, 0), "n_tokens") == 8 * 64);
+    assert_true(number(json_array_get(b, 2), "n_tokens") == 7 * 88);
+    json_decref(o);
+    remove_folder(folder);
+    remove_folder(copy);
+}
+
+/* Rows: the model in two ways, then each of its roundings, or a second model, in two. */
+static void test_truth(void **state)
+{
+    static const char *const weights[] = {"A", "A", "Q8_0", "Q8_0", "Q4_K_M", "Q4_K_M"};
+    char said[65536];
+    json_t *o;
+    double last = 0;
+
+    (void)state;
+    assert_int_equal(verify_with(&o, said, sizeof said, "samples/polish-5m --truth --tokens 64"), 0);
+    json_t *modes = json_object_get(o, "modes");
+    assert_int_equal(json_array_size(modes), 6);
+    for (size_t i = 0; i < 6; i++) {
+        json_t *m = json_array_get(modes, i);
+        double kld = number(m, "kld_mean");
+        assert_string_equal(json_string_value(json_object_get(m, "weights")), weights[i]);
+        assert_string_equal(json_string_value(json_object_get(m, "math")), i % 2 ? "fast" : "exact");
+        assert_true(kld > last); /* each costs more than the one before */
+        last = kld;
+    }
+    assert_true(number(json_array_get(modes, 0), "max_abs_logit_diff") < 1e-4);
+    assert_true(number(json_array_get(modes, 0), "top1_agreement") == 1);
+    json_decref(o);
+    assert_int_equal(verify_with(&o, said, sizeof said, MODELS "tiny-qwen3 --truth --as bf16,iq4_nl --tokens 64"), 0);
+    assert_int_equal(json_array_size(json_object_get(o, "modes")), 6);
+    json_decref(o);
+    assert_int_equal(verify_with(&o, said, sizeof said, MODELS "tiny-qwen3 " MODELS "tiny-qwen3 --truth"), 0);
+    modes = json_object_get(o, "modes");
+    assert_int_equal(json_array_size(modes), 4);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(modes, 3), "weights")), "B");
+    json_decref(o);
+    assert_int_equal(verify_with(&o, said, sizeof said, MODELS "tiny-qwen3 --truth --as Q9_9"), 2);
+    assert_non_null(strstr(said, "Q9_9"));
 }
 
 static void test_report(void **state)
@@ -310,7 +428,8 @@ int main(void)
         cmocka_unit_test(test_dtype_error_order), cmocka_unit_test(test_equal_to_itself),
         cmocka_unit_test(test_every_reference), cmocka_unit_test(test_reference_beyond),
         cmocka_unit_test(test_other_vocabulary), cmocka_unit_test(test_wrong_use),
-        cmocka_unit_test(test_wrong_k_is_named), cmocka_unit_test(test_truth),
+        cmocka_unit_test(test_wrong_k_is_named), cmocka_unit_test(test_small_damage_is_told),
+        cmocka_unit_test(test_long_text), cmocka_unit_test(test_truth),
         cmocka_unit_test(test_report), cmocka_unit_test(test_position), cmocka_unit_test(test_quantile)};
 
     setenv("OMP_THREAD_LIMIT", "1", 1); /* of the commands: these models are too small for more */

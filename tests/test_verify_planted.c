@@ -30,7 +30,7 @@ struct copy {
     size_t size;
     json_t *config; /* NULL: GGUF */
     int layer;      /* the one to be damaged; -1: outside layers, ANY: of the configuration */
-    bool load_may_fail;
+    enum lm_code load_may_fail; /* with this code; LM_OK: it may not */
 };
 
 static float *values_of(const struct lm_tensor *t)
@@ -208,7 +208,12 @@ static bool gate_up(struct copy *c)
         put_values(c, t, y);
         return true;
     }
-    return exchange(c, LM_ROLE_FFN_GATE, 0, LM_ROLE_FFN_UP, 0) || exchange(c, LM_ROLE_GATE_EXPS, 1, LM_ROLE_UP_EXPS, 1);
+    if (exchange(c, LM_ROLE_FFN_GATE, 0, LM_ROLE_FFN_UP, 0))
+        return true;
+    for (uint32_t i = 0; i < c->b->config.n_experts; i++) /* of all: the text may not ask for every one */
+        if (!exchange(c, LM_ROLE_GATE_EXPS, i, LM_ROLE_UP_EXPS, i))
+            return false;
+    return c->b->config.n_experts > 0;
 }
 
 static bool expert_order(struct copy *c)
@@ -311,15 +316,99 @@ static bool rope_base(struct copy *c)
     return true;
 }
 
-static bool rope_scaling(struct copy *c)
+/* Where a config.json says how positions rotate; NULL: not at all, or by a single pair. */
+static json_t *rotation(struct copy *c)
 {
     json_t *p = c->config ? json_object_get(c->config, "rope_parameters") : NULL;
+    json_t *full = json_object_get(p, "full_attention");
 
     c->layer = ANY;
-    if (!p || !c->b->config.d_rope || c->b->config.scaling > LM_SCALING_LINEAR || json_object_get(p, "full_attention"))
+    return c->b->config.d_rope > 2 ? full ? full : p : NULL;
+}
+
+/* Scaled in a way that it is not; what the way it is scaled had said stays. */
+static bool scaled_as(struct copy *c, const char *kind, enum lm_rope_scaling is)
+{
+    json_t *p = rotation(c), *factors = json_array();
+    uint32_t ctx = c->b->config.rope_orig_ctx ? c->b->config.rope_orig_ctx : 32;
+
+    for (uint32_t i = 0; i < c->b->config.d_rope / 2; i++)
+        json_array_append_new(factors, json_real(1.5 + i));
+    if (p && c->b->config.scaling != is) {
+        json_object_set_new(p, "rope_type", json_string(kind));
+        json_object_set_new(p, "factor", json_real(3));
+        json_object_set_new(p, "low_freq_factor", json_real(1));
+        json_object_set_new(p, "high_freq_factor", json_real(4));
+        json_object_set_new(p, "original_max_position_embeddings", json_integer(ctx));
+        json_object_set(p, "short_factor", factors);
+        json_object_set(p, "long_factor", factors);
+    }
+    json_decref(factors);
+    return p && c->b->config.scaling != is;
+}
+static bool scaled_linear(struct copy *c) { return scaled_as(c, "linear", LM_SCALING_LINEAR); }
+static bool scaled_llama3(struct copy *c) { return scaled_as(c, "llama3", LM_SCALING_LLAMA3); }
+static bool scaled_yarn(struct copy *c) { return scaled_as(c, "yarn", LM_SCALING_YARN); }
+static bool scaled_longrope(struct copy *c) { return scaled_as(c, "longrope", LM_SCALING_LONGROPE); }
+
+/* Nobody's reading of it is the same: said at once. */
+static bool scaled_dynamic(struct copy *c)
+{
+    c->load_may_fail = LM_UNSUPPORTED;
+    return scaled_as(c, "dynamic", LM_SCALING_LONGROPE + 1);
+}
+
+/* GGUF says Llama 3's and LongRoPE's scaling by tensors of divisors. */
+static bool no_divisors(struct copy *c)
+{
+    static const enum lm_role roles[] = {LM_ROLE_ROPE_FREQS, LM_ROLE_ROPE_SHORT};
+
+    c->layer = -1;
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+        const struct lm_tensor *t = tensor(c, roles[i]);
+        if (!t)
+            continue;
+        float *x = values_of(t);
+        for (size_t k = 0; k < t->n_elems; k++)
+            x[k] = 1;
+        put_values(c, t, x);
+        c->layer = ANY;
+        return true;
+    }
+    return false;
+}
+
+static bool not_scaled(struct copy *c)
+{
+    json_t *p = rotation(c);
+
+    if (!c->config)
+        return no_divisors(c);
+    if (!p || c->b->config.scaling == LM_SCALING_NONE)
         return false;
-    json_object_set_new(p, "rope_type", json_string("linear"));
-    json_object_set_new(p, "factor", json_real(3));
+    json_object_set_new(p, "rope_type", json_string("default"));
+    return true;
+}
+
+static bool other_factor(struct copy *c)
+{
+    json_t *p = rotation(c);
+    uint8_t *at = c->config ? NULL : gguf_value(c, "rope.scaling.factor");
+    float x;
+
+    if (at && c->b->config.d_rope > 2) {
+        memcpy(&x, at, sizeof x);
+        x *= 2;
+        memcpy(at, &x, sizeof x);
+        return true;
+    }
+    json_t *factor = json_object_get(p, "factor"), *factors = json_object_get(p, "short_factor");
+    if (c->b->config.scaling == LM_SCALING_NONE || (!factor && !factors))
+        return false;
+    if (factor)
+        json_object_set_new(p, "factor", json_real(2 * json_number_value(factor)));
+    if (factors)
+        json_array_set_new(factors, 1, json_real(2 * json_number_value(json_array_get(factors, 1))));
     return true;
 }
 
@@ -349,7 +438,7 @@ static bool missing_bias(struct copy *c)
     at[strlen(t->name) - 1] = 'z';
     if (c->config && strcmp(c->b->config.arch->name, "llama") == 0) /* the others know by their name */
         json_object_set_new(c->config, "attention_bias", json_false());
-    c->load_may_fail = true; /* where the architecture says that it must be there */
+    c->load_may_fail = LM_MISSING; /* where the architecture says that it must be there */
     return true;
 }
 
@@ -370,21 +459,41 @@ static struct plant plants[] = {
     {"permuted, wrong heads", wrong_heads, LM_CAUSE_WRONG_HEADS, true, LM_STAGE_K, 0, 0, 0},
     {"wrong RoPE kind", rope_kind, LM_CAUSE_ROPE_KIND, true, LM_STAGE_INPUT, 0, 0, 0},
     {"wrong RoPE base", rope_base, LM_CAUSE_ROPE_BASE, true, LM_STAGE_INPUT, 0, 0, 0},
-    {"wrong RoPE scaling", rope_scaling, LM_CAUSE_ROPE_SCALING, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaling missing", not_scaled, LM_CAUSE_ROPE_SCALING, true, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaled otherwise", other_factor, LM_CAUSE_ROPE_SCALING, true, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaling is linear", scaled_linear, LM_CAUSE_ROPE_SCALING, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaling is Llama 3's", scaled_llama3, LM_CAUSE_ROPE_SCALING, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaling is YaRN", scaled_yarn, LM_CAUSE_ROPE_SCALING, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaling is LongRoPE", scaled_longrope, LM_CAUSE_ROPE_SCALING, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"RoPE scaling is dynamic", scaled_dynamic, LM_CAUSE_ROPE_SCALING, false, LM_STAGE_INPUT, 0, 0, 0},
     {"norm off by one", norm_plus_one, LM_CAUSE_OFF_BY_ONE, true, LM_STAGE_INPUT, 0, 0, 0},
-    {"transposed", transposed, LM_CAUSE_TRANSPOSED, false, LM_STAGE_INPUT, 0, 0, 0},
-    {"gate and up swapped", gate_up, LM_CAUSE_GATE_UP_SWAPPED, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"transposed", transposed, LM_CAUSE_TRANSPOSED, true, LM_STAGE_INPUT, 0, 0, 0},
+    {"gate and up swapped", gate_up, LM_CAUSE_GATE_UP_SWAPPED, true, LM_STAGE_INPUT, 0, 0, 0},
     {"missing bias", missing_bias, LM_CAUSE_MISSING, true, LM_STAGE_INPUT, 0, 0, 0},
     {"wrong expert order", expert_order, LM_CAUSE_EXPERT_ORDER, true, LM_STAGE_INPUT, 0, 0, 0},
     {"head is the embedding", wrong_head, LM_CAUSE_TIED_HEAD, true, LM_STAGE_INPUT, 0, 0, 0},
     {"head tied by config", head_tied, LM_CAUSE_TIED_HEAD, false, LM_STAGE_INPUT, 0, 0, 0},
-    {"embedding scaled", embedding_scaled, LM_CAUSE_EMBED_SCALE, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"embedding scaled", embedding_scaled, LM_CAUSE_EMBED_SCALE, true, LM_STAGE_INPUT, 0, 0, 0},
     {"embedding's multiplier", embedding_field, LM_CAUSE_EMBED_SCALE, false, LM_STAGE_INPUT, 0, 0, 0},
-    {"zeroed", zeroed, LM_CAUSE_ZEROED, false, LM_STAGE_INPUT, 0, 0, 0},
-    {"truncated", truncated, LM_CAUSE_TRUNCATED, false, LM_STAGE_INPUT, 0, 0, 0},
-    {"another layer's", misplaced, LM_CAUSE_MISPLACED, false, LM_STAGE_INPUT, 0, 0, 0},
+    {"zeroed", zeroed, LM_CAUSE_ZEROED, true, LM_STAGE_INPUT, 0, 0, 0},
+    {"truncated", truncated, LM_CAUSE_TRUNCATED, true, LM_STAGE_INPUT, 0, 0, 0},
+    {"another layer's", misplaced, LM_CAUSE_MISPLACED, true, LM_STAGE_INPUT, 0, 0, 0},
 };
 enum { N_PLANTS = sizeof plants / sizeof plants[0] };
+
+/* The same by architecture. */
+static struct tally { const char *arch; unsigned planted, found, refused; } tallies[64];
+
+static struct tally *tally_of(const char *arch)
+{
+    struct tally *t = tallies;
+
+    while (t->arch && strcmp(t->arch, arch) != 0)
+        t++;
+    assert_true(t < tallies + sizeof tallies / sizeof *tallies - 1);
+    t->arch = arch;
+    return t;
+}
 
 /* ---- running */
 
@@ -464,19 +573,23 @@ static void judge(const struct copy *c, const char *model, struct plant *p, cons
     struct lm_side b;
     struct lm_err e;
     struct seen s = {0};
+    struct tally *t = tally_of(c->b->config.arch->name);
 
     p->planted++;
+    t->planted++;
     if (open_side(&b, path, &e) != 0) {
-        if (!c->load_may_fail || e.code != LM_MISSING)
+        if (!c->load_may_fail || e.code != c->load_may_fail)
             fail_msg("%s, %s: %s", model, p->name, e.text);
         p->refused++;
+        t->refused++;
     } else {
         examine(a, &b, &s);
         bool where = c->layer == ANY || s.first == c->layer || (c->layer < 0 && s.first == LM_NOWHERE);
         where = where && (p->stage == LM_STAGE_INPUT || (p->stage == s.where.stage && s.where.head >= 0));
-        if (names(&s.why, p->cause) && s.why.cured && where && s.why.n_more == 0)
-            p->found++;
-        else
+        bool found = names(&s.why, p->cause) && s.why.cured && where && s.why.n_more == 0;
+        p->found += found;
+        t->found += found;
+        if (!found)
             print_message("%s, %s: first layer %d of %d, KLD %.2g, cured %d, %zu found: %s %s\n", model, p->name, s.first,
                           c->layer, s.kld, s.why.cured, s.why.n, s.why.n ? lm_cause_name(s.why.found[0].cause) : "nothing",
                           s.why.n ? s.why.found[0].text : "");
@@ -579,7 +692,11 @@ static void test_planted(void **state)
         found += p->found;
         refused += p->refused;
     }
-    print_message("%-26s planted %3u, named %3u, refused %3u\n", "all", planted, found, refused);
+    print_message("%-26s planted %3u, named %3u, refused %3u\n\n", "all", planted, found, refused);
+    for (const struct tally *t = tallies; t->arch; t++)
+        print_message("%-26s planted %3u, named %3u, refused %3u\n", t->arch, t->planted, t->found, t->refused);
+    for (size_t i = 0; lm_arch_at(i); i++)
+        assert_true(tally_of(lm_arch_at(i)->name)->planted > 0);
     assert_int_equal(found + refused, planted);
 }
 

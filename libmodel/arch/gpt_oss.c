@@ -1,10 +1,13 @@
 /* gpt-oss: biases everywhere, a sink in the softmax of every head, every other
  * layer windowed, YaRN whose bounds are not rounded; experts chosen before the
  * softmax, clamped, with biases.  Hugging Face has gate and up of an expert in
- * one matrix [in, 2 out], columns alternating. */
+ * one matrix [in, 2 out], columns alternating; where they are stored in MXFP4
+ * [2 out, in], rows alternating. */
 #include "libmodel/arch/rows.h"
 
 #define MOE .when = LM_WHEN_MOE
+#define PLAIN .when = LM_WHEN_MOE | LM_WHEN_PLAIN
+#define MXFP4 .when = LM_WHEN_MOE | LM_WHEN_MXFP4
 
 static const struct lm_arch_row rows[] = {
     LMI_TOP(LM_T_NONE),
@@ -17,11 +20,16 @@ static const struct lm_arch_row rows[] = {
     LMI_ROUTER("mlp.router.weight", 0),
     LMI_VEC(ROUTER_B, L "mlp.router.bias", B "ffn_gate_inp.bias", EXPERTS, MOE),
     LMI_CUBE(GATE_EXPS, L "mlp.experts.gate_up_proj", B "ffn_gate_exps.weight", EXPERTS, EXPERT_FF, MODEL,
-             .transform = LM_T_EVEN_ROWS, MOE),
+             .transform = LM_T_EVEN_ROWS, PLAIN),
     LMI_CUBE(UP_EXPS, L "mlp.experts.gate_up_proj", B "ffn_up_exps.weight", EXPERTS, EXPERT_FF, MODEL,
-             .transform = LM_T_ODD_ROWS, MOE),
+             .transform = LM_T_ODD_ROWS, PLAIN),
     LMI_CUBE(DOWN_EXPS, L "mlp.experts.down_proj", B "ffn_down_exps.weight", EXPERTS, MODEL, EXPERT_FF,
-             .transform = LM_T_TURN, MOE),
+             .transform = LM_T_TURN, PLAIN),
+    LMI_CUBE(GATE_EXPS, L "mlp.experts.gate_up_proj", B "ffn_gate_exps.weight", EXPERTS, EXPERT_FF, MODEL,
+             .transform = LM_T_EVEN_OUTS, MXFP4),
+    LMI_CUBE(UP_EXPS, L "mlp.experts.gate_up_proj", B "ffn_up_exps.weight", EXPERTS, EXPERT_FF, MODEL,
+             .transform = LM_T_ODD_OUTS, MXFP4),
+    LMI_CUBE(DOWN_EXPS, L "mlp.experts.down_proj", B "ffn_down_exps.weight", EXPERTS, MODEL, EXPERT_FF, MXFP4),
     LMI_MAT(GATE_EXPS_B, L "mlp.experts.gate_up_proj_bias", B "ffn_gate_exps.bias", EXPERTS, EXPERT_FF,
             .transform = LM_T_EVEN, MOE),
     LMI_MAT(UP_EXPS_B, L "mlp.experts.gate_up_proj_bias", B "ffn_up_exps.bias", EXPERTS, EXPERT_FF,

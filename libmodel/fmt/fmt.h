@@ -22,6 +22,8 @@ struct lm_model {
     char **left_out;              /* sentences: what is there and is no tensor */
     size_t n_left_out;
     const char *refused;          /* why its data are not for use, only its list; or NULL */
+    struct lm_tensor *stored;     /* where some are packed: all as the files have them; else NULL */
+    size_t n_stored;
 };
 
 /* Maps a regular file read-only. path is borrowed. An empty file maps to a

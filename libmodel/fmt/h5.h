@@ -135,7 +135,7 @@ void lmi_h5_decode(struct lmi_h5_out *o, struct lm_span file, const struct lmi_h
  * A crash, a limit or a missing end is an error. */
 struct lmi_h5_limits {
     uint64_t memory;  /* bytes beyond what this process has */
-    unsigned seconds; /* of computing */
+    uint64_t ms;     /* of computing */
     uint64_t report;  /* bytes */
 };
 int lmi_h5_box(struct lmi_buffer *report, void (*work)(struct lmi_h5_out *o, void *arg), void *arg,

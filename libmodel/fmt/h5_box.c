@@ -16,10 +16,11 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "libmodel/fmt/h5.h"
+#include "libmodel/fmt/h5_lib.h"
 
 enum { PIPE = 3, FLUSH = 64 << 10, FAILED_SANDBOX = 99 };
 
@@ -211,7 +212,9 @@ static void shut_in(int fd, const struct lmi_h5_limits *l)
         LIMIT(RLIMIT_AS, mapped_now() + l->memory);
     LIMIT(RLIMIT_CORE, 0);
     LIMIT(RLIMIT_FSIZE, 0);
-    LIMIT(RLIMIT_CPU, l->seconds);
+    LIMIT(RLIMIT_CPU, l->ms / 1000 + 1);
+    if (setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {(time_t)(l->ms / 1000), (suseconds_t)(l->ms % 1000 * 1000)}}, NULL) < 0)
+        _exit(FAILED_SANDBOX);
     LIMIT(RLIMIT_NOFILE, 0);
     filter_calls();
 }
@@ -265,9 +268,9 @@ static int explain(int status, const struct lmi_h5_limits *l, struct lm_err *e)
 {
     int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 
-    if (sig == SIGXCPU || sig == SIGKILL)
-        return lm_err_set(e, LM_LIMIT, "libhdf5 was still computing after %u s or used too much memory, in its own process; "
-                          "the file is broken or made to do that", l->seconds);
+    if (sig == SIGPROF || sig == SIGXCPU || sig == SIGKILL)
+        return lm_err_set(e, LM_LIMIT, "libhdf5 was still computing after %.1f s or used too much memory, in its own process; "
+                          "the file is broken or made to do that", (double)l->ms * 1e-3);
     if (sig == SIGINT || sig == SIGTERM)
         return lm_err_set(e, LM_INTERRUPTED, "interrupted while libhdf5 read it");
     if (sig)
@@ -301,6 +304,7 @@ int lmi_h5_box(struct lmi_buffer *report, void (*work)(struct lmi_h5_out *o, voi
     pid_t pid = -1;
 
     lmi_h5_lock();
+    lmi_h5_quiet(); /* no byte of a file is seen here: every child finds the library set up */
     int rc = start(&fd, &pid, work, arg, l, e);
     lmi_h5_unlock();
     if (rc < 0)

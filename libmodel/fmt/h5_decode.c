@@ -24,8 +24,9 @@ static hsize_t slab_rows(hid_t dataset, int n_dims, const hsize_t *dims, uint64_
     return rows < unit ? unit : rows;
 }
 
+/* why gets the reason at once: libhdf5 forgets it with the next call. */
 static herr_t read_slab(hid_t dataset, hid_t type, hid_t space, int n_dims, const hsize_t *dims, hsize_t from, hsize_t n,
-                        uint8_t *dst)
+                        uint8_t *dst, char *why, size_t size)
 {
     hsize_t start[H5S_MAX_RANK] = {0}, count[H5S_MAX_RANK];
     herr_t rc = -1;
@@ -36,6 +37,8 @@ static herr_t read_slab(hid_t dataset, hid_t type, hid_t space, int n_dims, cons
     hid_t memory = H5Screate_simple(n_dims, count, NULL);
     if (memory >= 0 && H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL) >= 0)
         rc = H5Dread(dataset, type, memory, space, H5P_DEFAULT, dst);
+    if (rc < 0)
+        lmi_h5_reason(why, size);
     if (memory >= 0)
         H5Sclose(memory);
     return rc;
@@ -51,18 +54,27 @@ static void let_go(const uint8_t *from, uint64_t n)
         madvise((void *)first, last - first, MADV_DONTNEED);
 }
 
-static herr_t read_all(hid_t dataset, hid_t type, hid_t space, const struct lmi_h5_job *job)
+static herr_t read_whole(hid_t dataset, hid_t type, uint8_t *dst, char *why, size_t size)
+{
+    herr_t rc = H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, dst);
+
+    if (rc < 0)
+        lmi_h5_reason(why, size);
+    return rc;
+}
+
+static herr_t read_all(hid_t dataset, hid_t type, hid_t space, const struct lmi_h5_job *job, char *why, size_t size)
 {
     hsize_t dims[H5S_MAX_RANK] = {0};
     int n_dims = H5Sget_simple_extent_dims(space, dims, NULL);
 
     if (n_dims < 1 || dims[0] == 0)
-        return n_dims < 0 ? -1 : H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, job->dst);
+        return n_dims < 0 ? -1 : read_whole(dataset, type, job->dst, why, size);
     uint64_t row = job->n_bytes / dims[0];
     hsize_t step = slab_rows(dataset, n_dims, dims, row);
     for (hsize_t at = 0; at < dims[0]; at += step) {
         hsize_t n = dims[0] - at < step ? dims[0] - at : step;
-        if (read_slab(dataset, type, space, n_dims, dims, at, n, job->dst + at * row) < 0)
+        if (read_slab(dataset, type, space, n_dims, dims, at, n, job->dst + at * row, why, size) < 0)
             return -1;
         if (job->shared)
             let_go(job->dst + at * row, n * row);
@@ -83,11 +95,8 @@ static int decode(hid_t dataset, const struct lmi_h5_job *job, char *why, size_t
     snprintf(why, size, "not what it was when it was listed");
     if (type >= 0 && n >= 0 && lmi_h5_storage(dataset, &contiguous, &offset, why, size) == 1 &&
         lmi_h5_dtype(dataset, type, &d, &big, why, size) == 1 && d == job->dtype &&
-        lm_mul_u64((uint64_t)n, lm_dtype_info(d)->block_bytes, &n_bytes) && n_bytes == job->n_bytes) {
-        rc = read_all(dataset, type, space, job) < 0 ? -1 : 0;
-        if (rc < 0)
-            lmi_h5_reason(why, size);
-    }
+        lm_mul_u64((uint64_t)n, lm_dtype_info(d)->block_bytes, &n_bytes) && n_bytes == job->n_bytes)
+        rc = read_all(dataset, type, space, job, why, size) < 0 ? -1 : 0;
     if (type >= 0)
         H5Tclose(type);
     if (space >= 0)

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MEMORY = 64 << 20, REPORT = 32 << 20, SECONDS = 2 };
+enum { MEMORY = 48 << 20, REPORT = 32 << 20, MS = 1500 };
 
 /* ---- growing lists in the arena's spirit: one realloc each */
 
@@ -204,7 +204,7 @@ static void walk(struct lmi_h5_out *o, void *arg)
 int lmi_h5_list(struct lmi_h5 *out, struct lm_span file, struct lm_err *e)
 {
     struct lmi_h5_limits limits = {.memory = MEMORY + 4 * (uint64_t)file.size, .report = REPORT + (uint64_t)file.size,
-                                   .seconds = SECONDS + (unsigned)(file.size >> 24)};
+                                   .ms = MS + ((uint64_t)file.size >> 14)};
 
     *out = (struct lmi_h5){0};
     if (lmi_h5_box(&out->report, walk, &file, &limits, e) < 0)

@@ -8,7 +8,7 @@
 
 #include "libmodel/fmt/h5.h"
 
-enum { MAX_PROCESSES = 8, DECODE_SECONDS = 10, DECODE_MEMORY = 64 << 20, FLOOR = 64 << 20, MAX_RATIO = 1032 };
+enum { MAX_PROCESSES = 8, DECODE_MS = 1000, DECODE_MEMORY = 48 << 20, FLOOR = 64 << 20, MAX_RATIO = 1032 };
 
 /* ---- decoding */
 
@@ -63,7 +63,7 @@ static void *run_share(void *arg)
 {
     struct share *s = arg;
     struct lmi_h5_limits limits = {.memory = DECODE_MEMORY + 4 * (uint64_t)s->file.size, .report = 4096,
-                                   .seconds = DECODE_SECONDS + (unsigned)(s->n_bytes >> 23)};
+                                   .ms = DECODE_MS + (s->n_bytes >> 13) + s->n / 4};
     struct lmi_buffer answer = {0};
 
     s->rc = lmi_h5_box(&answer, decode, s, &limits, &s->e);

@@ -134,8 +134,24 @@ static void put_strings(struct walk *w, const struct source *s, const char *raw,
     }
 }
 
+/* The open record is not sent. */
+static void drop_record(struct walk *w)
+{
+    if (!w->o->b.failed)
+        w->o->b.n = w->o->record;
+}
+
+static void stop_at_attr(struct walk *w, const char *name)
+{
+    char what[160];
+
+    drop_record(w);
+    snprintf(what, sizeof what, "the attribute '%.100s' cannot be read", name);
+    stop(w, LM_MALFORMED, what);
+}
+
 /* 1 the value was put into the open record, 0 it is of another kind, -1 it cannot be read. */
-static int put_value(struct walk *w, struct source *s)
+static int put_value(struct walk *w, struct source *s, const char *name)
 {
     char why[128];
     enum lm_dtype d = LM_U8;
@@ -152,9 +168,11 @@ static int put_value(struct walk *w, struct source *s)
     char *raw = calloc(s->n + 1, width);
     hid_t as = text ? H5Tcopy(s->type) : lmi_h5_type_of(d);
     int rc = raw && as >= 0 && (s->n == 0 || H5Aread(s->id, as, raw) >= 0) ? 1 : -1;
-    if (rc == 1 && text)
+    if (rc < 0)
+        stop_at_attr(w, name);
+    else if (text)
         put_strings(w, s, raw, variable);
-    else if (rc == 1)
+    else
         put_numbers(w, s, t, (const uint8_t *)raw);
     if (rc == 1 && variable) {
         hsize_t n = s->n;
@@ -180,26 +198,31 @@ static int measure_source(struct source *s, hid_t space)
 static herr_t report_attr(hid_t object, const char *name, const H5A_info_t *info, void *arg)
 {
     struct walk *w = arg;
+    int rc;
 
     (void)info;
-    if (++w->n_attrs > MAX_ATTRS)
+    if (++w->n_attrs > MAX_ATTRS) {
+        stop(w, LM_LIMIT, "more than 131072 attributes up to here");
         return 1;
+    }
     hid_t a = H5Aopen(object, name, H5P_DEFAULT), space = a < 0 ? -1 : H5Aget_space(a);
     struct source s = {.id = a, .type = a < 0 ? -1 : H5Aget_type(a)};
     lmi_h5_begin(w->o, LMI_H5_ATTR);
     lmi_h5_put_span(w->o, w->path.data, w->path.n);
     lmi_h5_put_span(w->o, name, strlen(name));
-    if (measure_source(&s, space) == 0 && put_value(w, &s) == 1)
+    if (a < 0 || space < 0 || s.type < 0)
+        stop_at_attr(w, name);
+    else if ((rc = measure_source(&s, space) < 0 ? 0 : put_value(w, &s, name)) == 1)
         lmi_h5_send(w->o);
-    else if (!w->o->b.failed)
-        w->o->b.n = w->o->record; /* not for us */
+    else if (rc == 0)
+        drop_record(w); /* not for us */
     if (s.type >= 0)
         H5Tclose(s.type);
     if (space >= 0)
         H5Sclose(space);
     if (a >= 0)
         H5Aclose(a);
-    return w->o->full;
+    return w->stop || w->o->full ? 1 : 0;
 }
 
 /* ---- datasets */

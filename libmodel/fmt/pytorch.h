@@ -20,7 +20,7 @@ struct lmi_torch_tensor {
     const struct lmi_torch_storage *storage;
     enum lm_dtype dtype;
     uint64_t offset;       /* elements */
-    enum lmi_quant quant;
+    enum lmi_view_quant quant;
     double scale;
     int64_t zero;
     const struct lmi_torch_tensor *scales, *zeros;

@@ -213,7 +213,7 @@ static int take_quantizer(struct lmi_torch_tensor *t, const struct lmi_pk *q)
 
     if (n < 3 || a[0].kind != LMI_PK_GLOBAL || !(a[0].global->value & IS_SCHEME))
         return -1;
-    t->quant = (enum lmi_quant)(a[0].global->value & TYPE);
+    t->quant = (enum lmi_view_quant)(a[0].global->value & TYPE);
     if (t->quant == LMI_QUANT_TENSOR) {
         if (n != 3 || a[1].kind != LMI_PK_FLOAT || a[2].kind != LMI_PK_INT)
             return -1;

@@ -26,7 +26,7 @@ struct lmi_blob {
     bool placed; /* inflated or produced into the temporary file: file and offset say where */
 };
 
-enum lmi_quant { LMI_QUANT_NONE, LMI_QUANT_TENSOR, LMI_QUANT_CHANNEL, LMI_QUANT_GROUP, LMI_QUANT_BLOCKS };
+enum lmi_view_quant { LMI_QUANT_NONE, LMI_QUANT_TENSOR, LMI_QUANT_CHANNEL, LMI_QUANT_GROUP, LMI_QUANT_BLOCKS };
 
 /* Blocks of a layout that is no type of ours any more. */
 struct lmi_old_blocks {
@@ -46,7 +46,7 @@ struct lmi_view {
     /* The value is (q - zero) * scale, per tensor, along an axis, or per group of
      * `group` elements, whose F32 scales follow the elements in the blob; or what
      * `blocks` makes of the whole blob. The tensor is then F32. */
-    enum lmi_quant quant;
+    enum lmi_view_quant quant;
     double scale;
     int64_t zero;
     const struct lmi_view *scales, *zeros;

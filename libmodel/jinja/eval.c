@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "libmodel/jinja/ast.h"
+#include "libmodel/jinja/text.h"
 
 enum { MAX_DEPTH = 400 };
 
@@ -14,7 +15,7 @@ struct lmi_value lmi_lookup(const struct lmi_frame *f, struct lm_span name)
             return *v;
     }
     const struct lmi_builtin *fn = lmi_function(name);
-    return fn ? (struct lmi_value){LMI_FUNCTION, {.fn = fn}} : lmi_undefined(name);
+    return fn ? (struct lmi_value){.kind = LMI_FUNCTION, .u = {.fn = fn}} : lmi_undefined(name);
 }
 
 static int undefined_error(struct lmi_render *r, struct lmi_value v)
@@ -36,7 +37,7 @@ static int method(struct lmi_render *r, struct lmi_value v, const struct lmi_bui
     if (!b)
         return -1;
     *b = (struct lmi_bound){v, fn};
-    *out = (struct lmi_value){LMI_METHOD, {.bound = b}};
+    *out = (struct lmi_value){.kind = LMI_METHOD, .u = {.bound = b}};
     return 0;
 }
 
@@ -97,8 +98,9 @@ static size_t char_place(struct lm_span s, size_t i)
     return pos;
 }
 
-static int string_item(struct lmi_render *r, struct lm_span s, int64_t i, struct lmi_value *out)
+static int string_item(struct lmi_render *r, struct lmi_value v, int64_t i, struct lmi_value *out)
 {
+    struct lm_span s = v.u.s;
     size_t at;
 
     if (!list_index(i, lmi_n_chars(s), &at)) {
@@ -108,6 +110,7 @@ static int string_item(struct lmi_render *r, struct lm_span s, int64_t i, struct
     size_t begin = char_place(s, at), end = begin;
     lmi_next_char(s, &end);
     *out = lmi_str(lm_span_of(s.data + begin, end - begin));
+    out->safe = v.safe;
     return lmi_spend(r, s.size / 8);
 }
 
@@ -127,7 +130,7 @@ int lmi_item(struct lmi_render *r, struct lmi_value v, struct lmi_value key, str
     else if (lmi_is_seq(v) && number)
         *out = list_index(i, v.u.list->n, &at) ? v.u.list->at[at] : lmi_undefined(lm_span_str("an item past the end"));
     else if (v.kind == LMI_STR && number)
-        return string_item(r, v.u.s, i, out);
+        return string_item(r, v, i, out);
     else if (key.kind == LMI_STR && v.kind != LMI_DICT)
         return lmi_attribute(r, v, key.u.s, out);
     else if (key.kind == LMI_STR && !hidden(key.u.s)) { /* methods after keys, where the dot has it the other way round */
@@ -179,8 +182,10 @@ static int slice(struct lmi_render *r, struct lmi_value v, const struct lmi_valu
     for (int64_t i = from; step > 0 ? i < to : i > to; i += step)
         if (v.kind == LMI_STR ? lmi_text_add(r, &text, all.at[i].u.s) < 0 : lmi_list_add(r, out->u.list, all.at[i]) < 0)
             return -1;
-    if (v.kind == LMI_STR)
+    if (v.kind == LMI_STR) {
         *out = lmi_text_value(&text);
+        out->safe = v.safe;
+    }
     return 0;
 }
 
@@ -285,8 +290,10 @@ static int repeat(struct lmi_render *r, struct lmi_value v, int64_t n, struct lm
             if (lmi_list_add(r, out->u.list, v.u.list->at[k]) < 0)
                 return -1;
     }
-    if (v.kind == LMI_STR)
+    if (v.kind == LMI_STR) {
         *out = lmi_text_value(&t);
+        out->safe = v.safe;
+    }
     return 0;
 }
 
@@ -295,9 +302,12 @@ static int joined(struct lmi_render *r, struct lmi_value a, struct lmi_value b, 
     struct lmi_text t = {0};
 
     if (a.kind == LMI_STR) {
-        if (lmi_text_add(r, &t, a.u.s) < 0 || lmi_text_add(r, &t, b.u.s) < 0)
+        bool safe = a.safe || b.safe;
+        if ((safe && (lmi_escape(r, a, &a) < 0 || lmi_escape(r, b, &b) < 0)) || lmi_text_add(r, &t, a.u.s) < 0 ||
+            lmi_text_add(r, &t, b.u.s) < 0)
             return -1;
         *out = lmi_text_value(&t);
+        out->safe = safe;
         return 0;
     }
     if (lmi_list_new(r, a.kind, a.u.list->n + b.u.list->n, out) < 0)
@@ -309,9 +319,10 @@ static int joined(struct lmi_render *r, struct lmi_value a, struct lmi_value b, 
 }
 
 /* "%s of %d" % (a, b) */
-static int printf_like(struct lmi_render *r, struct lm_span format, struct lmi_value v, struct lmi_value *out)
+static int printf_like(struct lmi_render *r, struct lmi_value self, struct lmi_value v, struct lmi_value *out)
 {
-    struct lmi_list one = {&v, 1, 1}, *args = v.kind == LMI_TUPLE ? v.u.list : &one;
+    struct lmi_list one = {.at = &v, .n = 1, .capacity = 1}, *args = v.kind == LMI_TUPLE ? v.u.list : &one;
+    struct lm_span format = self.u.s;
     struct lmi_text t = {0};
     size_t used = 0;
 
@@ -327,12 +338,15 @@ static int printf_like(struct lmi_render *r, struct lm_span format, struct lmi_v
         if ((next != 's' && !number) || used == args->n || (number && !lmi_is_number(args->at[used])))
             return lmi_fail(r, "%% formats strings with %%s and numbers with %%d, one for each value");
         struct lmi_value arg = args->at[used++];
+        if (self.safe && !number && lmi_escape(r, arg, &arg) < 0)
+            return -1;
         if (lmi_print(r, &t, number ? lmi_int((int64_t)as_float(arg)) : arg) < 0)
             return -1;
         i++;
     }
     *out = lmi_text_value(&t);
-    return used == args->n ? 0 : lmi_fail(r, "more values than %% has places for");
+    out->safe = self.safe;
+    return used == args->n || v.kind == LMI_LIST || v.kind == LMI_DICT ? 0 : lmi_fail(r, "more values than %% has places for");
 }
 
 int lmi_binary(struct lmi_render *r, enum lmi_op op, struct lmi_value a, struct lmi_value b, struct lmi_value *out)
@@ -355,7 +369,7 @@ int lmi_binary(struct lmi_render *r, enum lmi_op op, struct lmi_value a, struct 
     if (op == LMI_MUL && a_counts && (b.kind == LMI_STR || lmi_is_seq(b)))
         return repeat(r, b, as_int(a), out);
     if (op == LMI_MOD && a.kind == LMI_STR)
-        return printf_like(r, a.u.s, b, out);
+        return printf_like(r, a, b, out);
     return lmi_fail(r, "%s %s %s cannot be computed", lmi_kind_name(a), names[op], lmi_kind_name(b));
 }
 
@@ -403,6 +417,8 @@ int lmi_call(struct lmi_render *r, struct lmi_value f, const struct lmi_args *a,
 {
     if (f.kind == LMI_FUNCTION)
         return f.u.fn->call(r, lmi_none(), a, out);
+    if (f.kind == LMI_METHOD && f.u.bound->self.kind == LMI_STR && f.u.bound->self.safe)
+        return lmi_call_safe(r, f.u.bound->self, f.u.bound->fn, a, out);
     if (f.kind == LMI_METHOD)
         return f.u.bound->fn->call(r, f.u.bound->self, a, out);
     if (f.kind == LMI_MACRO)

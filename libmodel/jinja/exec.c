@@ -143,7 +143,7 @@ static int run_loop(struct lmi_render *r, struct lmi_frame *f, const struct lmi_
     *loop = (struct lmi_loop){.items = items, .depth = loop_depth(f)};
     for (; loop->i < items->n && left != BREAK; loop->i++) {
         struct lmi_frame *inner = new_frame(r, f);
-        if (!inner || set_name(r, inner, lm_span_str("loop"), (struct lmi_value){LMI_LOOP, {.loop = loop}}) < 0 ||
+        if (!inner || set_name(r, inner, lm_span_str("loop"), (struct lmi_value){.kind = LMI_LOOP, .u = {.loop = loop}}) < 0 ||
             assign(r, inner, n->kids[0], items->at[loop->i]) < 0)
             return -1;
         left = lmi_exec(r, inner, n->body, out);
@@ -240,7 +240,7 @@ static int define_macro(struct lmi_render *r, struct lmi_frame *f, const struct 
     if (!m)
         return -1;
     *m = (struct lmi_macro){n, f};
-    return set_name(r, f, n->name, (struct lmi_value){LMI_MACRO, {.macro = m}});
+    return set_name(r, f, n->name, (struct lmi_value){.kind = LMI_MACRO, .u = {.macro = m}});
 }
 
 /* ---- statements */

@@ -7,6 +7,13 @@
 
 #define FILTER(f) static int f(struct lmi_render *r, struct lmi_value self, const struct lmi_args *a, struct lmi_value *out)
 
+/* The result of what keeps Markup Markup. */
+static int like(struct lmi_value self, int code, struct lmi_value *out)
+{
+    out->safe = self.kind == LMI_STR && self.safe;
+    return code;
+}
+
 static bool flag(const struct lmi_args *a, size_t i, const char *name, bool missing)
 {
     return lmi_truth(lmi_arg(a, i, name, lmi_bool(missing)));
@@ -17,24 +24,28 @@ static bool flag(const struct lmi_args *a, size_t i, const char *name, bool miss
 FILTER(upper)
 {
     struct lm_span s;
-    return lmi_args_check(r, "upper", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0 ? -1 : lmi_map_case(r, s, LMI_UPPER, out);
+    return lmi_args_check(r, "upper", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0
+               ? -1
+               : like(self, lmi_map_case(r, s, LMI_UPPER, out), out);
 }
 FILTER(lower)
 {
     struct lm_span s;
-    return lmi_args_check(r, "lower", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0 ? -1 : lmi_map_case(r, s, LMI_LOWER, out);
+    return lmi_args_check(r, "lower", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0
+               ? -1
+               : like(self, lmi_map_case(r, s, LMI_LOWER, out), out);
 }
 FILTER(capitalize)
 {
     struct lm_span s;
     return lmi_args_check(r, "capitalize", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0
                ? -1
-               : lmi_map_case(r, s, LMI_CAPITALIZE, out);
+               : like(self, lmi_map_case(r, s, LMI_CAPITALIZE, out), out);
 }
 FILTER(title)
 {
     struct lm_span s;
-    return lmi_args_check(r, "title", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0 ? -1 : lmi_map_case(r, s, LMI_TITLE, out);
+    return lmi_args_check(r, "title", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0 ? -1 : lmi_map_case(r, s, LMI_WORDS, out);
 }
 
 FILTER(trim)
@@ -48,10 +59,9 @@ FILTER(trim)
     if (chars.kind != LMI_NONE && chars.kind != LMI_STR)
         return lmi_fail(r, "trim takes a string");
     *out = lmi_str(lmi_strip(s, chars.kind == LMI_STR ? &chars.u.s : NULL, true, true));
-    return 0;
+    return like(self, 0, out);
 }
 
-/* Autoescape is off, so nothing is to be marked. */
 FILTER(string)
 {
     struct lm_span s;
@@ -59,22 +69,19 @@ FILTER(string)
     if (lmi_args_check(r, "string", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0)
         return -1;
     *out = lmi_str(s);
-    return 0;
+    return like(self, 0, out);
 }
 
-FILTER(escape)
+/* Autoescape is off, so nothing asks whether a text is marked, until something is added to it. */
+FILTER(safe)
 {
-    static const char *const entities[] = {"&", "&amp;", "<", "&lt;", ">", "&gt;", "\"", "&#34;", "'", "&#39;"};
-    struct lm_span s;
-
-    if (lmi_args_check(r, "escape", a, 0, 0, NULL) < 0 || lmi_to_str(r, self, &s) < 0)
+    if (string(r, self, a, out) < 0)
         return -1;
-    *out = lmi_str(s);
-    for (size_t i = 0; i < sizeof entities / sizeof *entities; i += 2)
-        if (lmi_replace(r, out->u.s, lm_span_str(entities[i]), lm_span_str(entities[i + 1]), -1, out) < 0)
-            return -1;
+    out->safe = true;
     return 0;
 }
+
+FILTER(escape) { return lmi_args_check(r, "escape", a, 0, 0, NULL) < 0 ? -1 : lmi_escape(r, self, out); }
 
 FILTER(replace)
 {
@@ -114,7 +121,7 @@ FILTER(indent)
         begin = end + 1;
     }
     *out = lmi_text_value(&t);
-    return 0;
+    return like(self, 0, out);
 }
 
 FILTER(tojson)
@@ -241,6 +248,10 @@ FILTER(rounded)
         return -1;
     if (!lmi_is_number(self) || digits.kind != LMI_INT || llabs(digits.u.i) > 300 || how.kind != LMI_STR)
         return lmi_fail(r, "round takes a number and a count of digits");
+    if (self.kind != LMI_FLOAT && digits.u.i >= 0 && lmi_span_is(how.u.s, "common")) {
+        *out = lmi_int(self.kind == LMI_BOOL ? self.u.b : self.u.i);
+        return 0;
+    }
     double f = self.kind == LMI_FLOAT ? self.u.f : self.kind == LMI_INT ? (double)self.u.i : self.u.b;
     double scale = pow(10, (double)digits.u.i), x = f * scale;
     x = lmi_span_is(how.u.s, "ceil") ? ceil(x) : lmi_span_is(how.u.s, "floor") ? floor(x) : nearbyint(x);
@@ -273,7 +284,7 @@ FILTER(length)
     return 0;
 }
 
-FILTER(items) { return lmi_args_check(r, "items", a, 0, 0, NULL) < 0 ? -1 : lmi_items(r, self, out); }
+FILTER(items) { return lmi_args_check(r, "items", a, 0, 0, NULL) < 0 ? -1 : lmi_items(r, self, LMI_ITERATOR, out); }
 
 /* ---- lists */
 
@@ -302,7 +313,8 @@ FILTER(reverse)
         l->at[l->n - 1 - i] = v;
     }
     if (self.kind == LMI_STR)
-        return lmi_join(r, lm_span_str(""), *out, true, out);
+        return like(self, lmi_join(r, lm_span_str(""), *out, true, out), out);
+    out->kind = self.kind == LMI_ITERATOR ? LMI_LIST : LMI_ITERATOR; /* it turns round what it can without reading it */
     return 0;
 }
 
@@ -310,8 +322,17 @@ static int end_item(struct lmi_render *r, struct lmi_value self, const struct lm
 {
     struct lmi_list items;
 
-    if (lmi_args_check(r, last ? "last" : "first", a, 0, 0, NULL) < 0 || lmi_iterate(r, self, &items) < 0)
+    if (lmi_args_check(r, last ? "last" : "first", a, 0, 0, NULL) < 0)
         return -1;
+    if (last && self.kind == LMI_ITERATOR)
+        return lmi_fail(r, "a generator has no end to begin from");
+    if (lmi_iterate(r, self, &items) < 0)
+        return -1;
+    if (self.kind == LMI_ITERATOR && items.n) { /* only the first is taken from it */
+        self.u.list->at++;
+        self.u.list->n = items.n - 1;
+        self.u.list->capacity = 0;
+    }
     *out = items.n ? items.at[last ? items.n - 1 : 0] : lmi_undefined(lm_span_str("an item of an empty list"));
     return 0;
 }
@@ -348,7 +369,7 @@ int lmi_column(struct lmi_render *r, struct lmi_value v, struct lmi_value path, 
 {
     struct lmi_list items;
 
-    if (lmi_iterate(r, v, &items) < 0 || lmi_list_new(r, LMI_LIST, items.n, out) < 0)
+    if (lmi_iterate(r, v, &items) < 0 || lmi_list_new(r, LMI_ITERATOR, items.n, out) < 0)
         return -1;
     for (size_t i = 0; i < items.n; i++) {
         struct lmi_value item;
@@ -391,13 +412,13 @@ FILTER(map)
     struct lmi_list list_items;
 
     if (attribute.kind != LMI_NONE && !lmi_truth(self))
-        return lmi_list_new(r, LMI_LIST, 0, out);
+        return lmi_list_new(r, LMI_ITERATOR, 0, out);
     if (attribute.kind != LMI_NONE)
         return lmi_column(r, self, attribute, lmi_arg(a, SIZE_MAX, "default", lmi_none()), out);
     if (a->n == 0)
         return lmi_fail(r, "map takes the name of a filter, or attribute=");
     if (named_call(r, a, 0, false, &fn, &rest) < 0 || items_or_nothing(r, self, &list_items) < 0 ||
-        lmi_list_new(r, LMI_LIST, list_items.n, out) < 0)
+        lmi_list_new(r, LMI_ITERATOR, list_items.n, out) < 0)
         return -1;
     for (size_t i = 0; i < list_items.n; i++) {
         struct lmi_value v;
@@ -419,7 +440,7 @@ static int selected(struct lmi_render *r, struct lmi_value self, const struct lm
     if (by && a->n == 0)
         return lmi_fail(r, "selectattr and rejectattr take the name of an attribute");
     if ((a->n > at && named_call(r, a, at, true, &fn, &rest) < 0) || items_or_nothing(r, self, &all) < 0 ||
-        lmi_list_new(r, LMI_LIST, 0, out) < 0)
+        lmi_list_new(r, LMI_ITERATOR, 0, out) < 0)
         return -1;
     for (size_t i = 0; i < all.n; i++) {
         struct lmi_value v = all.at[i], yes;
@@ -506,7 +527,11 @@ FILTER(dictsort)
     static const char *const names[] = {"case_sensitive", "by", "reverse", NULL};
     struct lmi_value by = lmi_arg(a, 1, "by", lmi_str(lm_span_str("key")));
 
-    if (lmi_args_check(r, "dictsort", a, 0, 3, names) < 0 || lmi_items(r, self, out) < 0)
+    if (lmi_args_check(r, "dictsort", a, 0, 3, names) < 0)
+        return -1;
+    if (self.kind == LMI_UNDEFINED)
+        return lmi_fail(r, "dictsort takes a dict");
+    if (lmi_items(r, self, LMI_LIST, out) < 0)
         return -1;
     bool value = by.kind == LMI_STR && lmi_span_is(by.u.s, "value");
     return sort_list(r, out->u.list, lmi_int(value), flag(a, 0, "case_sensitive", false), flag(a, 2, "reverse", false));
@@ -520,7 +545,7 @@ FILTER(unique)
     struct lmi_list all;
 
     if (lmi_args_check(r, "unique", a, 0, 2, names) < 0 || lmi_iterate(r, self, &all) < 0 ||
-        lmi_list_new(r, LMI_LIST, 0, out) < 0 || lmi_list_new(r, LMI_LIST, 0, &seen) < 0)
+        lmi_list_new(r, LMI_ITERATOR, 0, out) < 0 || lmi_list_new(r, LMI_LIST, 0, &seen) < 0)
         return -1;
     for (size_t i = 0; i < all.n; i++) {
         struct lmi_value key;
@@ -576,7 +601,7 @@ const struct lmi_builtin *lmi_filter(struct lm_span name)
 {
     static const struct lmi_builtin table[] = {
         {"tojson", tojson}, {"length", length}, {"count", length}, {"trim", trim}, {"default", fallback}, {"d", fallback},
-        {"string", string}, {"safe", string}, {"join", join}, {"items", items}, {"upper", upper}, {"lower", lower},
+        {"string", string}, {"safe", safe}, {"join", join}, {"items", items}, {"upper", upper}, {"lower", lower},
         {"capitalize", capitalize}, {"title", title}, {"dictsort", dictsort}, {"list", list}, {"select", select_items},
         {"reject", reject_items}, {"selectattr", select_by}, {"rejectattr", reject_by}, {"map", map}, {"indent", indent},
         {"replace", replace}, {"from_json", from_json}, {"int", to_int}, {"float", to_float}, {"abs", absolute},

@@ -342,7 +342,7 @@ static int format_field(struct lmi_render *r, struct lm_span field, const struct
         i = (size_t)strtoul(name, NULL, 10);
     else
         i = SIZE_MAX;
-    *out = lmi_arg(a, i, name, (struct lmi_value){LMI_LOOP, {.loop = NULL}});
+    *out = lmi_arg(a, i, name, (struct lmi_value){.kind = LMI_LOOP});
     return out->kind == LMI_LOOP ? lmi_fail(r, "format has no value for {%s}", name) : 0;
 }
 
@@ -385,12 +385,13 @@ METHOD(dict_get)
     *out = v ? *v : lmi_arg(a, 1, "default", lmi_none());
     return 0;
 }
-METHOD(dict_items) { return lmi_args_check(r, "items", a, 0, 0, NULL) < 0 ? -1 : lmi_items(r, self, out); }
+METHOD(dict_items) { return lmi_args_check(r, "items", a, 0, 0, NULL) < 0 ? -1 : lmi_items(r, self, LMI_VIEW, out); }
 
 static int column(struct lmi_render *r, const struct lmi_dict *d, bool keys, struct lmi_value *out)
 {
-    if (lmi_list_new(r, LMI_LIST, d->n, out) < 0)
+    if (lmi_list_new(r, LMI_VIEW, d->n, out) < 0)
         return -1;
+    out->u.list->view = keys ? "dict_keys" : "dict_values";
     for (size_t i = 0; i < d->n; i++)
         if (lmi_list_add(r, out->u.list, keys ? d->at[i].key : d->at[i].value) < 0)
             return -1;
@@ -444,6 +445,58 @@ static const struct lmi_builtin of_dict[] = {
 static const struct lmi_builtin of_list[] = {{"index", list_index}, {"count", list_count}, {"copy", copy_of}, {NULL, NULL}};
 static const char *const dict_changes[] = {"pop", "update", "setdefault", "clear", "popitem", NULL};
 static const char *const list_changes[] = {"append", "pop", "extend", "insert", "remove", "clear", "sort", "reverse", NULL};
+
+/* ---- methods of Markup: what comes in is escaped, the texts that come out are Markup */
+
+static int escape_each(struct lmi_render *r, struct lmi_value list, struct lmi_value *out)
+{
+    struct lmi_list items;
+
+    if (lmi_iterate(r, list, &items) < 0 || lmi_list_new(r, LMI_LIST, items.n, out) < 0)
+        return -1;
+    for (size_t i = 0; i < items.n; i++) {
+        struct lmi_value v = items.at[i];
+        if ((v.kind == LMI_STR && lmi_escape(r, v, &v) < 0) || lmi_list_add(r, out->u.list, v) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int escape_args(struct lmi_render *r, const struct lmi_builtin *fn, struct lmi_value *at, size_t n)
+{
+    size_t first = fn->call == str_replace ? 1 : 0, end = fn->call == str_replace ? 2 : fn->call == str_format ? n : 0;
+
+    if (fn->call == str_join && n && at[0].kind != LMI_STR)
+        return escape_each(r, at[0], &at[0]);
+    for (size_t i = first; i < end && i < n; i++)
+        if (lmi_escape(r, at[i], &at[i]) < 0)
+            return -1;
+    return 0;
+}
+
+int lmi_call_safe(struct lmi_render *r, struct lmi_value self, const struct lmi_builtin *fn, const struct lmi_args *a,
+                  struct lmi_value *out)
+{
+    struct lmi_value *at = lmi_alloc(r, (a->n + 1) * sizeof *at);
+    struct lmi_named *named = lmi_alloc(r, (a->n_named + 1) * sizeof *named);
+
+    if (!at || !named)
+        return -1;
+    if (a->n)
+        memcpy(at, a->at, a->n * sizeof *at);
+    for (size_t i = 0; i < a->n_named; i++) {
+        named[i] = a->named[i];
+        if (fn->call == str_format && lmi_escape(r, named[i].value, &named[i].value) < 0)
+            return -1;
+    }
+    struct lmi_args escaped = {at, a->n, named, a->n_named};
+    if (escape_args(r, fn, at, a->n) < 0 || fn->call(r, self, &escaped, out) < 0)
+        return -1;
+    out->safe = out->kind == LMI_STR;
+    for (size_t i = 0; lmi_is_seq(*out) && i < out->u.list->n; i++)
+        out->u.list->at[i].safe = out->u.list->at[i].kind == LMI_STR;
+    return 0;
+}
 
 const struct lmi_builtin *lmi_find_builtin(const struct lmi_builtin *table, struct lm_span name)
 {

@@ -171,6 +171,13 @@ static int repr_str(struct lmi_render *r, struct lmi_text *t, struct lm_span s)
     return code < 0 ? -1 : lmi_text_add(r, t, lm_span_of(&quote, 1));
 }
 
+static int repr_safe(struct lmi_render *r, struct lmi_text *t, struct lm_span s)
+{
+    int code = lmi_text_str(r, t, "Markup(") < 0 ? -1 : repr_str(r, t, s);
+
+    return code < 0 ? -1 : lmi_text_str(r, t, ")");
+}
+
 static int repr_list(struct lmi_render *r, struct lmi_text *t, struct lmi_value v)
 {
     const struct lmi_list *l = v.u.list;
@@ -180,6 +187,13 @@ static int repr_list(struct lmi_render *r, struct lmi_text *t, struct lmi_value 
     for (size_t i = 0; i < l->n && code == 0; i++)
         code = (i && lmi_text_str(r, t, ", ") < 0) || lmi_repr(r, t, l->at[i]) < 0 ? -1 : 0;
     return code < 0 ? -1 : lmi_text_str(r, t, !tuple ? "]" : l->n == 1 ? ",)" : ")");
+}
+
+static int repr_view(struct lmi_render *r, struct lmi_text *t, struct lmi_value v)
+{
+    int code = lmi_text_str(r, t, v.u.list->view) < 0 || lmi_text_str(r, t, "(") < 0 ? -1 : repr_list(r, t, v);
+
+    return code < 0 ? -1 : lmi_text_str(r, t, ")");
 }
 
 static int repr_dict(struct lmi_render *r, struct lmi_text *t, const struct lmi_dict *d)
@@ -201,12 +215,14 @@ int lmi_repr(struct lmi_render *r, struct lmi_text *t, struct lmi_value v)
     if (v.kind == LMI_UNDEFINED)
         return lmi_text_str(r, t, "Undefined");
     if (v.kind == LMI_STR)
-        return repr_str(r, t, v.u.s);
-    if (!lmi_is_seq(v) && v.kind != LMI_DICT)
+        return v.safe ? repr_safe(r, t, v.u.s) : repr_str(r, t, v.u.s);
+    if (v.kind == LMI_ITERATOR) /* Python tells its address, too */
+        return lmi_text_str(r, t, "<generator object>");
+    if (!lmi_is_seq(v) && v.kind != LMI_DICT && v.kind != LMI_VIEW)
         return print_scalar(r, t, v);
     if (++r->depth > MAX_DEPTH)
         return lmi_fail(r, "a value nested deeper than %d", MAX_DEPTH);
-    code = v.kind == LMI_DICT ? repr_dict(r, t, v.u.dict) : repr_list(r, t, v);
+    code = v.kind == LMI_DICT ? repr_dict(r, t, v.u.dict) : v.kind == LMI_VIEW ? repr_view(r, t, v) : repr_list(r, t, v);
     r->depth--;
     return code;
 }

@@ -32,7 +32,10 @@ static bool iterable(struct lmi_value v)
 {
     return v.kind == LMI_STR || lmi_is_seq(v) || v.kind == LMI_DICT || v.kind == LMI_UNDEFINED;
 }
-TEST(is_iterable) { return answer(r, a, iterable(self), out); }
+TEST(is_iterable)
+{
+    return answer(r, a, iterable(self) || self.kind == LMI_ITERATOR || self.kind == LMI_VIEW, out);
+}
 TEST(is_sequence) { return answer(r, a, iterable(self), out); }
 TEST(is_callable)
 {
@@ -149,6 +152,13 @@ TEST(raise_exception)
                       (const char *)s.data);
 }
 
+/* The template itself: there, but with no blocks to be had by name. */
+TEST(self_reference)
+{
+    (void)self, (void)a, (void)out;
+    return lmi_fail(r, "self cannot be called");
+}
+
 TEST(namespace)
 {
     (void)self;
@@ -224,7 +234,7 @@ const struct lmi_builtin *lmi_function(struct lm_span name)
 {
     static const struct lmi_builtin table[] = {{"raise_exception", raise_exception}, {"namespace", namespace},
                                                {"dict", dict}, {"range", range}, {"strftime_now", strftime_now},
-                                               {NULL, NULL}};
+                                               {"self", self_reference}, {NULL, NULL}};
 
     return lmi_find_builtin(table, name);
 }

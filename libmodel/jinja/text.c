@@ -23,9 +23,10 @@ int lmi_map_case(struct lmi_render *r, struct lm_span s, enum lmi_case how, stru
         uint32_t cp = lmi_next_char(s, &pos);
         bool upper = how == LMI_UPPER || (how >= LMI_CAPITALIZE && begins);
         utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-        if (add_case(r, &t, cp, upper, how >= LMI_CAPITALIZE) < 0)
+        if (add_case(r, &t, cp, upper, how == LMI_CAPITALIZE || how == LMI_TITLE) < 0)
             return -1;
         begins = how == LMI_TITLE && (c < UTF8PROC_CATEGORY_LU || c > UTF8PROC_CATEGORY_LT);
+        begins = begins || (how == LMI_WORDS && (lmi_is_space(cp) || (cp < 0x80 && cp && strchr("-({[<", (int)cp))));
     }
     *out = lmi_text_value(&t);
     return 0;
@@ -78,10 +79,27 @@ int lmi_join(struct lmi_render *r, struct lm_span sep, struct lmi_value v, bool 
     return 0;
 }
 
-int lmi_items(struct lmi_render *r, struct lmi_value v, struct lmi_value *out)
+int lmi_escape(struct lmi_render *r, struct lmi_value v, struct lmi_value *out)
 {
-    if (lmi_list_new(r, LMI_LIST, 0, out) < 0)
+    static const char *const entities[] = {"&", "&amp;", "<", "&lt;", ">", "&gt;", "\"", "&#34;", "'", "&#39;"};
+    bool done = v.kind == LMI_STR && v.safe;
+    struct lm_span s;
+
+    if (lmi_to_str(r, v, &s) < 0)
         return -1;
+    *out = lmi_str(s);
+    for (size_t i = 0; !done && i < sizeof entities / sizeof *entities; i += 2)
+        if (lmi_replace(r, out->u.s, lm_span_str(entities[i]), lm_span_str(entities[i + 1]), -1, out) < 0)
+            return -1;
+    out->safe = true;
+    return 0;
+}
+
+int lmi_items(struct lmi_render *r, struct lmi_value v, enum lmi_kind kind, struct lmi_value *out)
+{
+    if (lmi_list_new(r, kind, 0, out) < 0)
+        return -1;
+    out->u.list->view = "dict_items";
     if (v.kind == LMI_UNDEFINED)
         return 0;
     if (v.kind != LMI_DICT)

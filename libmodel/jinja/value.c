@@ -48,7 +48,8 @@ const char *lmi_kind_name(struct lmi_value v)
         [LMI_UNDEFINED] = "an undefined value", [LMI_NONE] = "None", [LMI_BOOL] = "a bool", [LMI_INT] = "an int",
         [LMI_FLOAT] = "a float", [LMI_STR] = "a string", [LMI_LIST] = "a list", [LMI_TUPLE] = "a tuple",
         [LMI_DICT] = "a dict", [LMI_NAMESPACE] = "a namespace", [LMI_FUNCTION] = "a function",
-        [LMI_METHOD] = "a method", [LMI_MACRO] = "a macro", [LMI_LOOP] = "the loop"};
+        [LMI_METHOD] = "a method", [LMI_MACRO] = "a macro", [LMI_LOOP] = "the loop",
+        [LMI_ITERATOR] = "a generator", [LMI_VIEW] = "a view of a dict"};
     return names[v.kind];
 }
 
@@ -82,7 +83,7 @@ int lmi_list_new(struct lmi_render *r, enum lmi_kind kind, size_t capacity, stru
             return -1;
         l->capacity = capacity;
     }
-    *out = (struct lmi_value){kind, {.list = l}};
+    *out = (struct lmi_value){.kind = kind, .u = {.list = l}};
     return 0;
 }
 
@@ -101,7 +102,7 @@ int lmi_dict_new(struct lmi_render *r, enum lmi_kind kind, struct lmi_value *out
 {
     struct lmi_dict *d = lmi_alloc(r, sizeof *d);
 
-    *out = (struct lmi_value){kind, {.dict = d}};
+    *out = (struct lmi_value){.kind = kind, .u = {.dict = d}};
     return d ? 0 : -1;
 }
 
@@ -173,8 +174,11 @@ int lmi_iterate(struct lmi_render *r, struct lmi_value v, struct lmi_list *out)
         return 0;
     case LMI_LIST:
     case LMI_TUPLE: /* shared: nothing changes a list once it is made */
+    case LMI_VIEW:
+    case LMI_ITERATOR:
         *out = *v.u.list;
         out->capacity = out->n;
+        v.u.list->n = v.kind == LMI_ITERATOR ? 0 : out->n;
         return lmi_spend(r, out->n);
     case LMI_DICT:
         for (size_t i = 0; i < v.u.dict->n; i++)
@@ -199,6 +203,7 @@ int lmi_length(struct lmi_render *r, struct lmi_value v, size_t *out)
         return lmi_spend(r, v.u.s.size / 16);
     case LMI_LIST:
     case LMI_TUPLE:
+    case LMI_VIEW:
         *out = v.u.list->n;
         return 0;
     case LMI_DICT:
@@ -227,6 +232,7 @@ bool lmi_truth(struct lmi_value v)
         return v.u.s.size > 0;
     case LMI_LIST:
     case LMI_TUPLE:
+    case LMI_VIEW:
         return v.u.list->n > 0;
     case LMI_DICT:
         return v.u.dict->n > 0;

@@ -9,17 +9,20 @@
 
 enum lmi_kind {
     LMI_UNDEFINED, LMI_NONE, LMI_BOOL, LMI_INT, LMI_FLOAT, LMI_STR, LMI_LIST, LMI_TUPLE, LMI_DICT, LMI_NAMESPACE,
-    LMI_FUNCTION, LMI_METHOD, LMI_MACRO, LMI_LOOP
+    LMI_FUNCTION, LMI_METHOD, LMI_MACRO, LMI_LOOP,
+    LMI_ITERATOR, /* what map, select, items … give: gone through once, of no length */
+    LMI_VIEW      /* what dict.items(), keys() and values() give: of a length, without places */
 };
 
 struct lmi_value {
     enum lmi_kind kind;
+    bool safe; /* STR: Markup, marked by the filter `safe`: what is added to it is escaped */
     union {
         bool b;
         int64_t i;
         double f;
         struct lm_span s;             /* STR, and the name of what is UNDEFINED */
-        struct lmi_list *list;        /* LIST, TUPLE */
+        struct lmi_list *list;        /* LIST, TUPLE, ITERATOR, VIEW */
         struct lmi_dict *dict;        /* DICT, NAMESPACE */
         const struct lmi_builtin *fn; /* FUNCTION */
         struct lmi_bound *bound;      /* METHOD */
@@ -31,6 +34,7 @@ struct lmi_value {
 struct lmi_list {
     struct lmi_value *at;
     size_t n, capacity;
+    const char *view; /* VIEW: how it prints, "dict_items" */
 };
 /* In order of insertion, searched one by one: templates cannot make large ones. */
 struct lmi_dict {
@@ -73,13 +77,13 @@ struct lmi_text { uint8_t *at; size_t n, capacity; };
 
 static inline struct lmi_value lmi_undefined(struct lm_span name)
 {
-    return (struct lmi_value){LMI_UNDEFINED, {.s = name}};
+    return (struct lmi_value){.kind = LMI_UNDEFINED, .u = {.s = name}};
 }
-static inline struct lmi_value lmi_none(void) { return (struct lmi_value){LMI_NONE, {.i = 0}}; }
-static inline struct lmi_value lmi_bool(bool b) { return (struct lmi_value){LMI_BOOL, {.b = b}}; }
-static inline struct lmi_value lmi_int(int64_t i) { return (struct lmi_value){LMI_INT, {.i = i}}; }
-static inline struct lmi_value lmi_float(double f) { return (struct lmi_value){LMI_FLOAT, {.f = f}}; }
-static inline struct lmi_value lmi_str(struct lm_span s) { return (struct lmi_value){LMI_STR, {.s = s}}; }
+static inline struct lmi_value lmi_none(void) { return (struct lmi_value){.kind = LMI_NONE}; }
+static inline struct lmi_value lmi_bool(bool b) { return (struct lmi_value){.kind = LMI_BOOL, .u = {.b = b}}; }
+static inline struct lmi_value lmi_int(int64_t i) { return (struct lmi_value){.kind = LMI_INT, .u = {.i = i}}; }
+static inline struct lmi_value lmi_float(double f) { return (struct lmi_value){.kind = LMI_FLOAT, .u = {.f = f}}; }
+static inline struct lmi_value lmi_str(struct lm_span s) { return (struct lmi_value){.kind = LMI_STR, .u = {.s = s}}; }
 static inline bool lmi_is_seq(struct lmi_value v) { return v.kind == LMI_LIST || v.kind == LMI_TUPLE; }
 static inline bool lmi_is_number(struct lmi_value v)
 {
@@ -104,7 +108,8 @@ const struct lmi_value *lmi_dict_get(const struct lmi_dict *d, struct lmi_value 
 const struct lmi_value *lmi_dict_find(const struct lmi_dict *d, const char *key);
 
 /* What iterating over v gives: items, keys of a dict, characters of a string,
- * nothing of UNDEFINED. -1 for what cannot be iterated. */
+ * nothing of UNDEFINED. An ITERATOR has nothing more afterwards. -1 for what
+ * cannot be iterated. */
 int lmi_iterate(struct lmi_render *r, struct lmi_value v, struct lmi_list *out);
 /* len(v), or -1 with e. */
 int lmi_length(struct lmi_render *r, struct lmi_value v, size_t *out);
@@ -149,6 +154,9 @@ const struct lmi_builtin *lmi_test(struct lm_span name);
 const struct lmi_builtin *lmi_function(struct lm_span name);
 const struct lmi_builtin *lmi_method(struct lmi_value self, struct lm_span name);
 bool lmi_method_changes(struct lmi_value self, struct lm_span name); /* one that the sandbox refuses */
+/* fn of a string that is safe. */
+int lmi_call_safe(struct lmi_render *r, struct lmi_value self, const struct lmi_builtin *fn, const struct lmi_args *a,
+                  struct lmi_value *out);
 
 /* x.name and x[key] */
 int lmi_attribute(struct lmi_render *r, struct lmi_value v, struct lm_span name, struct lmi_value *out);

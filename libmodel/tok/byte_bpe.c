@@ -33,17 +33,22 @@ static void find_bytes(struct lm_tokenizer *t)
 }
 
 /* The first look-ups of a word are all of bytes. */
-static bool note_first_pairs(struct lm_tokenizer *t)
+bool lmi_note_first_pairs(struct lm_tokenizer *t)
 {
-    for (unsigned b = 0; b < 256; b++)
-        if (t->byte_id[b] == LMI_NONE)
-            return true;
     t->first_pairs = lm_arena_array(&t->arena, 256 * 256, sizeof *t->first_pairs);
     for (unsigned i = 0; t->first_pairs && i < 256 * 256; i++) {
         const struct lmi_pair *pair = lmi_pairs_get(&t->pairs, t->byte_id[i >> 8], t->byte_id[i & 255]);
         t->first_pairs[i] = pair ? (uint32_t)(pair - t->pairs.pairs) + 1 : 0;
     }
     return t->first_pairs != NULL;
+}
+
+static bool all_bytes(const struct lm_tokenizer *t)
+{
+    for (unsigned b = 0; b < 256; b++)
+        if (t->byte_id[b] == LMI_NONE)
+            return false;
+    return true;
 }
 
 int lmi_byte_init(struct lm_tokenizer *t, struct lm_err *e)
@@ -60,12 +65,13 @@ int lmi_byte_init(struct lm_tokenizer *t, struct lm_err *e)
     find_bytes(t);
     /* Of a pair that is listed twice the last rank counts, as in HF. */
     for (size_t i = v->n_merges; i-- > 0;) {
-        const struct lm_merge *m = &v->merges[i];
+        const struct lm_merge *m = &v->merges[i], *ahead = i >= LMI_PAIRS_AHEAD ? m - LMI_PAIRS_AHEAD : m;
+        lmi_pairs_fetch(&t->pairs, ahead->left, ahead->right);
         if (!lmi_pairs_get(&t->pairs, m->left, m->right) &&
             !lmi_pairs_put(&t->pairs, m->left, m->right, by_result ? m->result : (uint32_t)i, m->result))
             return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
     }
-    if (!note_first_pairs(t) || !lmi_note_neighbours(t))
+    if (all_bytes(t) && !(t->backtrack = lmi_backtrack_new(t)))
         return lm_err_set(e, LM_NOMEM, "out of memory for a tokenizer");
     return lmi_pretok_new(&t->pretok, v->pre_pattern, e);
 }
@@ -127,9 +133,22 @@ static uint32_t whole_word(const struct lmi_call *c, size_t begin, size_t n)
     return id >= 0 && c->t->v->pieces[id].in_model ? (uint32_t)id : LMI_NONE;
 }
 
+static bool searched(struct lmi_call *c, size_t begin, size_t n)
+{
+    uint32_t *ids = c->backtrack && n <= LMI_BACKTRACK_BYTES ? lmi_call_symbols(c, n) : NULL;
+    bool whole = c->t->v->ignore_merges && !c->fragment;
+    size_t n_ids = ids ? lmi_backtrack_word(c->backtrack, c->bytes + begin, n, c->part.size - begin, whole, ids) : 0;
+
+    emit_symbols(c, begin, ids, n_ids);
+    return n_ids > 0;
+}
+
 int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
 {
     size_t n = end - begin;
+
+    if (searched(c, begin, n))
+        return 0;
     uint32_t id = c->t->v->ignore_merges && !c->fragment ? whole_word(c, begin, n) : LMI_NONE;
     bool whole;
 
@@ -143,7 +162,7 @@ int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
     symbols_of(c->t, c->bytes + begin, n, ids, &whole);
     c->no_cache = !whole;
     c->merge.bytes = c->bytes + begin;
-    c->merge.first = c->t->first_pairs;
+    c->merge.first = c->backtrack ? c->t->first_pairs : NULL;
     size_t left = lmi_merge(&c->merge, &c->t->pairs, ids, n);
     if (left == SIZE_MAX)
         return lmi_call_nomem(c);
@@ -168,7 +187,7 @@ static size_t part_end(const struct lmi_call *c, size_t begin, size_t end)
 static int word(void *user, size_t begin, size_t end)
 {
     struct lmi_call *c = user;
-    bool whole = end - begin <= LMI_CACHED_BYTES || !c->t->cuts_words || c->part.data != c->bytes;
+    bool whole = end - begin <= LMI_CACHED_BYTES || !c->backtrack || !c->t->cuts_words || c->part.data != c->bytes;
 
     for (size_t pos; !whole && begin < end; begin = pos) {
         pos = part_end(c, begin, end);

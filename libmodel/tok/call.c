@@ -70,33 +70,29 @@ static inline void make_key(const struct lmi_call *c, size_t begin, size_t n, ui
 #endif
 }
 
-/* Short words fill only the high bytes of a key, so the product must be folded:
- * its low half would not depend on them. */
-static inline struct lmi_slot *slot_of(const struct lmi_call *c, const uint64_t key[2])
-{
-    __extension__ typedef unsigned __int128 wide;
-    wide h = (wide)(key[0] ^ 0x9e3779b97f4a7c15u) * (key[1] ^ 0xd1b54a32d192ed03u);
-
-    return &c->slots[((uint64_t)h ^ (uint64_t)(h >> 64)) & c->slot_mask];
-}
-
 static inline size_t room(const struct lmi_call *c)
 {
     return c->narrow ? LMI_NARROW_IDS : LMI_WIDE_IDS;
 }
 
-/* Copies as many ids as a slot has room for, whatever n is: reserve() counts them. */
-static void copy_ids(struct lmi_call *c, const struct lmi_slot *s)
+/* Copies as many ids as a slot has room for, whatever n is: reserve() counts them.
+ * false: they were forgotten. */
+static bool copy_ids(struct lmi_call *c, const struct lmi_slot *s)
 {
     int32_t *to = c->out->ids + c->out->n;
 
-    if (s->n_ids > room(c))
-        memcpy(to, c->out->ids + s->place, s->n_ids * sizeof *to);
-    else if (!c->narrow)
+    if (s->n_ids > room(c)) {
+        const uint32_t *ids = lmi_cache_ids(c->cache, s->place);
+        if (ids)
+            memcpy(to, ids, s->n_ids * sizeof *to);
+        return ids != NULL;
+    }
+    if (!c->narrow)
         memcpy(to, s->wide, sizeof s->wide);
     else
         for (size_t i = 0; i < LMI_NARROW_IDS; i++)
             to[i] = s->narrow[i];
+    return true;
 }
 
 static inline uint8_t tag(const struct lmi_word *w)
@@ -104,17 +100,23 @@ static inline uint8_t tag(const struct lmi_word *w)
     return (uint8_t)(w->n | (w->fragment ? 0x80u : 0));
 }
 
+static inline bool is_of(const struct lmi_slot *s, const struct lmi_word *w)
+{
+    return s->n_bytes == tag(w) && s->key[0] == w->key[0] && s->key[1] == w->key[1];
+}
+
 static bool seen(struct lmi_call *c, const struct lmi_word *w)
 {
-    const struct lmi_slot *s = w->slot;
+    const struct lmi_slot *s = is_of(w->slot, w) ? w->slot : w->slot + 1;
     size_t begin = w->begin;
     bool sums = c->t->sums != NULL;
 
-    if (s->n_bytes != tag(w) || s->key[0] != w->key[0] || s->key[1] != w->key[1])
+    if (!is_of(s, w))
         return false;
     if (sums && !lmi_unigram_holds(c, s->margin, w->n))
         return false;
-    copy_ids(c, s);
+    if (!copy_ids(c, s))
+        return false;
     if (sums)
         lmi_unigram_follow(c, c->out->ids + c->out->n, s->n_ids);
     if (!c->offsets) {
@@ -129,22 +131,29 @@ static bool seen(struct lmi_call *c, const struct lmi_word *w)
     return true;
 }
 
-/* The word gave out->ids[from, out->n). */
+/* The word gave out->ids[from, out->n). The older of the two that share its slots
+ * makes room. */
 static void remember(struct lmi_call *c, const struct lmi_word *w, size_t from)
 {
     size_t n_ids = c->out->n - from;
     struct lmi_slot *s = w->slot;
 
-    if (n_ids > UINT8_MAX || from > UINT32_MAX)
+    if (n_ids > UINT8_MAX)
         return;
+    if (s->n_bytes > 0 && !is_of(s, w))
+        s[1] = s[0];
+    uint32_t place = n_ids > room(c) ? lmi_cache_place(c->cache, n_ids) : 0;
     s->key[0] = w->key[0];
     s->key[1] = w->key[1];
     s->n_bytes = tag(w);
     s->margin = c->margin;
     s->n_ids = (uint8_t)n_ids;
-    if (n_ids > room(c))
-        s->place = (uint32_t)from;
-    for (size_t i = 0; i < n_ids && n_ids <= room(c); i++) {
+    if (n_ids > room(c)) {
+        s->place = place;
+        memcpy(c->cache->ids + place % LMI_RING, c->out->ids + from, n_ids * sizeof *c->out->ids);
+        return;
+    }
+    for (size_t i = 0; i < n_ids; i++) {
         uint32_t id = (uint32_t)c->out->ids[from + i];
         if (c->narrow)
             s->narrow[i] = (uint16_t)id;
@@ -180,7 +189,7 @@ static inline int next_word(struct lmi_call *c, size_t begin, size_t end, bool f
     w->slot = NULL;
     if (w->n <= LMI_CACHED_BYTES) {
         make_key(c, begin, w->n, w->key);
-        w->slot = slot_of(c, w->key);
+        w->slot = lmi_cache_slot(c->cache, w->key);
         __builtin_prefetch(w->slot);
     }
     return before.n ? finish_word(c, &before) : 0;

@@ -3,6 +3,7 @@
 #define LIBMODEL_TOK_ENGINE_H
 
 #include "libmodel/tok/added.h"
+#include "libmodel/tok/cache.h"
 #include "libmodel/tok/charsmap.h"
 #include "libmodel/tok/merge.h"
 #include "libmodel/tok/pretok.h"
@@ -20,6 +21,7 @@ struct lmi_chars {
 struct lm_tokenizer {
     const struct lm_vocab *v;
     struct lm_arena arena;
+    struct lmi_caches *caches;
     struct lmi_added raw;    /* looked for in the text as it is */
     struct lmi_added second; /* … then in what those leave of it */
     struct lmi_added norm;   /* … in the normalized text */
@@ -31,8 +33,10 @@ struct lm_tokenizer {
     uint32_t byte_id[256]; /* piece of a byte, LMI_NONE if there is none */
     /* byte BPE */
     struct lmi_pretok *pretok;
+    struct lmi_backtrack *backtrack; /* NULL when a byte has no piece */
+    /* Made when the backtrack is made ready: */
     bool cuts_words; /* adjacent and joined say where no piece crosses two characters of which one is not ASCII */
-    uint32_t *first_pairs; /* [256 * 256]: of two bytes the place + 1 of their pair; NULL when a byte has no piece */
+    uint32_t *first_pairs; /* [256 * 256]: of two bytes the place + 1 of their pair */
     /* SentencePiece. Text is kept with ' ' for U+2581. */
     struct lmi_charsmap charsmap;
     struct lmi_added symbols; /* what the normalizer leaves alone */
@@ -58,20 +62,6 @@ struct lm_tokenizer {
 
 /* ---- a call */
 
-enum { LMI_CACHED_BYTES = 16, LMI_NARROW_IDS = 6, LMI_WIDE_IDS = 3 };
-
-/* A word and its ids, 32 bytes. Where all ids fit 16 bits there is room for six. */
-struct lmi_slot {
-    uint64_t key[2];
-    uint8_t n_bytes, n_ids; /* n_bytes 0: free; its high bit: a fragment */
-    uint16_t margin;        /* Unigram: see lmi_unigram_holds */
-    union {
-        uint16_t narrow[LMI_NARROW_IDS];
-        uint32_t wide[LMI_WIDE_IDS];
-        uint32_t place; /* of more ids than there is room for: where they are in out */
-    };
-};
-
 /* As many words wait for their slots, so that these come from memory meanwhile. */
 enum { LMI_AHEAD = 4 };
 
@@ -95,9 +85,7 @@ struct lmi_call {
     const size_t *map;
     size_t base;
     const struct lm_offsets *from; /* instead of both: the range of the input that each byte comes from */
-    /* Words seen before. */
-    struct lmi_slot *slots;
-    size_t slot_mask;
+    struct lmi_cache *cache;
     bool narrow;
     struct lmi_word waiting[LMI_AHEAD]; /* a ring: the oldest at n_words % LMI_AHEAD */
     size_t n_words;
@@ -110,6 +98,7 @@ struct lmi_call {
     bool no_cache;  /* the word in work must not be remembered */
     bool fragment;  /* … is a part of one */
     bool fragments; /* the word in work came apart before */
+    struct lmi_backtrack *backtrack; /* when it is ready */
     /* Unigram */
     struct lmi_best *best; /* the best way to every place of a word */
     size_t best_capacity;
@@ -171,9 +160,22 @@ int lmi_byte_encode(struct lmi_call *c, struct lm_span text, size_t base);
 
 /* neighbours.c: sets cuts_words, adjacent, joined; false when out of memory. */
 bool lmi_note_neighbours(struct lm_tokenizer *t);
+bool lmi_note_first_pairs(struct lm_tokenizer *t); /* false when out of memory */
 /* Can a merge cross from the character at `before` of p to the one at pos, which
  * follows it? false is certain. */
 bool lmi_crossed(const struct lm_tokenizer *t, const uint8_t *p, size_t before, size_t pos);
+
+/* backtrack.c: what merging gives of a word, without the merging. */
+enum { LMI_BACKTRACK_BYTES = 512 }; /* of a word */
+struct lmi_backtrack *lmi_backtrack_new(struct lm_tokenizer *t); /* all bytes have pieces; NULL when out of memory */
+void lmi_backtrack_free(struct lmi_backtrack *b);
+/* Makes its tables and those of the two functions above, once, from any thread;
+ * false when out of memory. */
+bool lmi_backtrack_ready(struct lmi_backtrack *b);
+/* The ids of the n bytes at w, of which `room` can be read: how many; 0 when it
+ * cannot be told this way. whole: take a word that is a piece as it is. Needs
+ * lmi_backtrack_ready. */
+size_t lmi_backtrack_word(struct lmi_backtrack *b, const uint8_t *w, size_t n, size_t room, bool whole, uint32_t *ids);
 
 int lmi_bpe_init(struct lm_tokenizer *t, struct lm_err *e);
 int lmi_bpe_word(struct lmi_call *c, size_t begin, size_t end);

@@ -41,6 +41,17 @@ static inline size_t lmi_pairs_bit(const struct lmi_pairs *p, uint64_t key)
     return (size_t)(key * p->multiplier >> (p->shift - 3));
 }
 
+/* Brings from memory what a look-up of the pair reads: worth it where many are
+ * put that are known in advance, LMI_PAIRS_AHEAD later. */
+enum { LMI_PAIRS_AHEAD = 16 };
+static inline void lmi_pairs_fetch(const struct lmi_pairs *p, uint32_t left, uint32_t right)
+{
+    uint64_t key = (uint64_t)left << LMI_ID_BITS | right;
+
+    __builtin_prefetch(&p->seen[lmi_pairs_bit(p, key) / 64], 1);
+    __builtin_prefetch(&p->slots[lmi_pairs_hash(p, key)], 1);
+}
+
 static inline const struct lmi_pair *lmi_pairs_get(const struct lmi_pairs *p, uint32_t left, uint32_t right)
 {
     uint64_t key = (uint64_t)left << LMI_ID_BITS | right;

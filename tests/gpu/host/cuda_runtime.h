@@ -57,13 +57,45 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 
-static inline float __shfl_xor_sync(unsigned mask, float v, int lane_mask)
+/* A value of whole words travels word by word. */
+template <class T> static inline T emu_shuffle(unsigned mask, T v, unsigned from)
 {
-    uint32_t u, table[32];
-    memcpy(&u, &v, 4);
-    emu_exchange(mask, u, table);
-    memcpy(&v, &table[(threadIdx.x % 32) ^ (unsigned)lane_mask], 4);
+    uint32_t words[sizeof(T) / 4], table[32];
+    memcpy(words, &v, sizeof v);
+    for (uint32_t &w : words) {
+        emu_exchange(mask, w, table);
+        w = table[from];
+    }
+    memcpy(&v, words, sizeof v);
     return v;
+}
+template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int lane_mask)
+{
+    return emu_shuffle(mask, v, (threadIdx.x % 32) ^ (unsigned)lane_mask);
+}
+template <class T> static inline T __shfl_sync(unsigned mask, T v, int lane)
+{
+    return emu_shuffle(mask, v, (unsigned)lane % 32);
+}
+/* What mma.m16n8k8 with TF32 does: c += a b. */
+static inline void emu_mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    uint32_t ta[4][32], tb[2][32];
+    unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    for (int i = 0; i < 4; i++)
+        emu_exchange(0xffffffffu, a[i], ta[i]);
+    for (int i = 0; i < 2; i++)
+        emu_exchange(0xffffffffu, b[i], tb[i]);
+    for (unsigned i = 0; i < 4; i++) { /* c[i]: row g (+ 8), column 2 t (+ 1) */
+        double sum = c[i];
+        for (unsigned k = 0; k < 8; k++) {
+            float x, y;
+            memcpy(&x, &ta[i / 2 + k / 4 * 2][4 * g + k % 4], 4);
+            memcpy(&y, &tb[k / 4][4 * (2 * t + i % 2) + k % 4], 4);
+            sum += (double)x * (double)y;
+        }
+        c[i] = (float)sum;
+    }
 }
 static inline unsigned __reduce_max_sync(unsigned mask, unsigned v)
 {
@@ -102,9 +134,13 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpy
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 typedef struct emu_stream *cudaStream_t;
 typedef struct emu_event *cudaEvent_t;
+typedef struct emu_graph *cudaGraph_t;
+typedef struct emu_graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
+    size_t sharedMemPerBlockOptin;
 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
@@ -123,7 +159,15 @@ static inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 static inline const char *cudaGetErrorString(cudaError_t) { return "an emulated error"; }
 static inline const char *cudaGetErrorName(cudaError_t) { return "emulated"; }
 static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = nullptr; return cudaSuccess; }
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t);
+static inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+/* What is launched in between is kept instead of run. */
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e);
 static inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { *e = nullptr; return cudaSuccess; }
 static inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }

@@ -191,28 +191,89 @@ static void prepare(dim3 block)
     }
 }
 
-void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel)
+static void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel)
 {
-    if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z != 1 || shared > 227 * 1024)
-        die("a launch that the device would refuse");
     kernel_now = &kernel;
     emu_now.grid_dim = grid;
     emu_now.block_dim = block;
     dynamic_shared = (unsigned char *)aligned_alloc(16, (shared + 31) / 16 * 16);
-    for (unsigned y = 0; y < grid.y; y++)
-        for (unsigned x = 0; x < grid.x; x++) {
-            memset(dynamic_shared, 0xff, shared);
-            emu_now.block = dim3(x, y);
-            prepare(block);
-            run_block();
-        }
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                memset(dynamic_shared, 0xff, shared);
+                emu_now.block = dim3(x, y, z);
+                prepare(block);
+                run_block();
+            }
     free(dynamic_shared);
+}
+
+/* ---- graphs: launches kept, to be run later with the arguments they had */
+
+struct launched {
+    dim3 grid, block;
+    size_t shared;
+    std::function<void()> kernel;
+};
+struct emu_graph {
+    std::vector<launched> all;
+};
+static emu_graph *recording;
+
+void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel)
+{
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > 227 * 1024)
+        die("a launch that the device would refuse");
+    if (recording)
+        recording->all.push_back({grid, block, shared, kernel});
+    else
+        run_grid(grid, block, shared, kernel);
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    recording = new emu_graph;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
+{
+    *g = recording;
+    recording = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long)
+{
+    *e = new emu_graph(*g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t)
+{
+    for (const launched &l : e->all)
+        run_grid(l.grid, l.block, l.shared, l.kernel);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g)
+{
+    delete g;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
+{
+    delete e;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    if (recording)
+        die("waiting while a graph is recorded");
+    return cudaSuccess;
 }
 
 /* ---- memory */
 
 cudaError_t cudaMalloc(void **p, size_t n)
 {
+    if (recording)
+        die("memory asked for while a graph is recorded");
     if (posix_memalign(p, 256, n) != 0)
         return cudaErrorMemoryAllocation;
     memset(*p, 0xff, n);
@@ -259,17 +320,19 @@ cudaError_t cudaGetDeviceCount(int *n)
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
 {
-    *p = {"an emulated device", 9, 0, 3};
+    *p = {"an emulated device", 9, 0, 3, 227 * 1024};
     return cudaSuccess;
 }
 
 /* ---- cuBLAS, column-major */
 
-static float element(const void *p, cudaDataType_t type, size_t i, bool tf32)
+static double element(const void *p, cudaDataType_t type, size_t i, bool tf32)
 {
     uint32_t u;
     float f;
 
+    if (type == CUDA_R_64F)
+        return ((const double *)p)[i];
     if (type == CUDA_R_16BF)
         u = (uint32_t)((const uint16_t *)p)[i] << 16;
     else
@@ -280,30 +343,43 @@ static float element(const void *p, cudaDataType_t type, size_t i, bool tf32)
     return f;
 }
 
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n,
-                                          int k, const void *alpha, const void *a, cudaDataType_t a_type, int lda,
-                                          long long stride_a, const void *b, cudaDataType_t b_type, int ldb,
-                                          long long stride_b, const void *beta, void *c, cudaDataType_t c_type, int ldc,
-                                          long long stride_c, int batch, cublasComputeType_t compute, cublasGemmAlgo_t)
-{
-    bool tf32 = compute == CUBLAS_COMPUTE_32F_FAST_TF32;
-    float one = *(const float *)alpha, old = *(const float *)beta;
+struct matrix {
+    const void *p;
+    cudaDataType_t type;
+    bool turned, tf32;
+    size_t ld;
+};
 
-    if (a_type != b_type || c_type != CUDA_R_32F || lda < (ta == CUBLAS_OP_N ? m : k) ||
-        ldb < (tb == CUBLAS_OP_N ? k : n) || ldc < m)
+static double at(const matrix &m, size_t row, size_t col)
+{
+    return element(m.p, m.type, m.turned ? col + row * m.ld : row + col * m.ld, m.tf32);
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                            const void *alpha, const void *a, cudaDataType_t a_type, int lda, const void *b,
+                            cudaDataType_t b_type, int ldb, const void *beta, void *c, cudaDataType_t c_type, int ldc,
+                            cublasComputeType_t compute, cublasGemmAlgo_t)
+{
+    const bool tf32 = compute == CUBLAS_COMPUTE_32F_FAST_TF32, wide = compute == CUBLAS_COMPUTE_64F;
+    const matrix x = {a, a_type, ta == CUBLAS_OP_T, tf32, (size_t)lda}, y = {b, b_type, tb == CUBLAS_OP_T, tf32, (size_t)ldb};
+    const double one = wide ? *(const double *)alpha : *(const float *)alpha;
+    const double old = wide ? *(const double *)beta : *(const float *)beta;
+
+    if (a_type != b_type || (c_type == CUDA_R_64F) != wide || (a_type == CUDA_R_64F) != wide ||
+        lda < (ta == CUBLAS_OP_N ? m : k) || ldb < (tb == CUBLAS_OP_N ? k : n) || ldc < m)
         return CUBLAS_STATUS_INVALID_VALUE;
-    for (int z = 0; z < batch; z++)
-        for (int j = 0; j < n; j++)
-            for (int i = 0; i < m; i++) {
-                double sum = 0;
-                for (int l = 0; l < k; l++) {
-                    size_t ia = ta == CUBLAS_OP_N ? i + (size_t)l * lda : l + (size_t)i * lda;
-                    size_t ib = tb == CUBLAS_OP_N ? l + (size_t)j * ldb : j + (size_t)l * ldb;
-                    sum += (double)element(a, a_type, ia + z * stride_a, tf32) *
-                           element(b, b_type, ib + z * stride_b, tf32);
-                }
-                float *to = (float *)c + i + (size_t)j * ldc + z * stride_c;
-                *to = one * (float)sum + (old != 0 ? old * *to : 0.0f);
-            }
+    if (recording)
+        die("cuBLAS while a graph is recorded");
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < m; i++) {
+            double sum = 0;
+            size_t to = i + (size_t)j * ldc;
+            for (int l = 0; l < k; l++)
+                sum += at(x, i, l) * at(y, l, j);
+            if (wide)
+                ((double *)c)[to] = one * sum + (old != 0 ? old * ((double *)c)[to] : 0);
+            else
+                ((float *)c)[to] = (float)one * (float)sum + (old != 0 ? (float)old * ((float *)c)[to] : 0.0f);
+        }
     return CUBLAS_STATUS_SUCCESS;
 }

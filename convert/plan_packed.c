@@ -1,0 +1,126 @@
+/* Weights that the source holds quantized in several tensors: as blocks of the
+ * target where those hold the same values, else decoded. */
+#include "convert/plan.h"
+
+bool lmc_has_packed(const struct lm_model *m)
+{
+    for (size_t i = 0; lm_model_n_stored(m) != lm_model_n_tensors(m) && i < lm_model_n_tensors(m); i++)
+        if (lm_model_tensor(m, i)->packed)
+            return true;
+    return false;
+}
+
+/* Blocks keep their order only in rows that stay rows. */
+static bool rows_stay(const struct lm_plan_item *it)
+{
+    return it->n_pieces || it->transform == LM_T_NONE || it->transform == LM_T_PERMUTE_Q || it->transform == LM_T_PERMUTE_K;
+}
+
+static size_t n_sources(const struct lm_plan_item *it)
+{
+    return it->n_pieces ? it->n_pieces : 1;
+}
+
+static const struct lm_tensor **source(struct lm_plan_item *it, size_t i)
+{
+    return it->n_pieces ? &it->pieces[i].src : &it->src;
+}
+
+/* 1: all of them as blocks of the same type (of `wanted`, if that is one), in out. */
+static int blocks_of(struct lm_plan *p, struct lm_plan_item *it, int wanted, struct lm_tensor *out, struct lm_err *e)
+{
+    for (size_t i = 0; i < n_sources(it); i++) {
+        const struct lm_tensor *t = *source(it, i);
+        int rc = 1;
+        if (i > 0 && t == *source(it, i - 1))
+            out[i] = out[i - 1];
+        else if ((rc = lm_tensor_as_blocks(p->src, t, &out[i], e)) <= 0)
+            return rc;
+        if (out[i].dtype != out[0].dtype || (wanted >= 0 && (int)out[i].dtype != wanted))
+            return 0;
+        struct lm_plan_piece moved = it->n_pieces ? it->pieces[i] : (struct lm_plan_piece){0};
+        moved.src = &out[i];
+        if (it->n_pieces && !lmc_is_whole_blocks(&moved))
+            return 0;
+    }
+    return 1;
+}
+
+/* 1: the item is now made of blocks of its sources. wanted: enum lm_dtype, or -1 whichever fits. */
+static int take_blocks(struct lm_plan *p, struct lm_plan_item *it, int wanted, struct lm_err *e)
+{
+    struct lm_tensor *out;
+    int rc;
+
+    if (!lmc_to_gguf(p) || !rows_stay(it) || it->src->dtype != LM_F32)
+        return 0;
+    if (!(out = lm_arena_array(&p->arena, n_sources(it), sizeof *out)))
+        return lmc_nomem(e);
+    if ((rc = blocks_of(p, it, wanted, out, e)) <= 0)
+        return rc;
+    it->src = &out[0];
+    for (size_t i = 0; i < it->n_pieces; i++)
+        it->pieces[i].src = &out[i];
+    it->dtype = out[0].dtype;
+    return 1;
+}
+
+int lmc_keep_packed(struct lm_plan *p, struct lm_plan_item *it, struct lm_err *e)
+{
+    int rc = take_blocks(p, it, -1, e);
+
+    if (rc != 0)
+        return rc < 0 ? -1 : 0;
+    if (it->src->dtype == LM_F32 || !p->req.to->can_store(it->src->dtype))
+        it->dtype = p->req.to->can_store(lm_tensor_meant_dtype(it->src)) ? lm_tensor_meant_dtype(it->src) : LM_F32;
+    return 0;
+}
+
+int lmc_match_packed(struct lm_plan *p, struct lm_plan_item *it, struct lm_err *e)
+{
+    bool may = it->dtype == LM_Q4_0 || it->dtype == LM_Q4_1 || it->dtype == LM_Q5_0 || it->dtype == LM_Q8_0;
+
+    return may && !it->importance && take_blocks(p, it, it->dtype, e) < 0 ? -1 : 0;
+}
+
+/* ---- the account */
+
+struct way { const char *scheme; enum lm_dtype to; bool repacked; size_t n; };
+
+static int say(struct lm_plan *p, const struct way *w, struct lm_err *e)
+{
+    if (w->repacked)
+        return lmc_note(p, e, "%zu tensors are repacked from %s to %s: the same values, nothing is quantized again", w->n,
+                        w->scheme, lm_dtype_name(w->to));
+    if (w->to == LM_F32)
+        return lmc_note(p, e, "%zu tensors are decoded from %s to F32, which holds their values exactly", w->n, w->scheme);
+    if (lm_dtype_info(w->to)->kind == LM_KIND_QUANT)
+        return lmc_note(p, e, "%zu tensors are decoded from %s and quantized again as %s", w->n, w->scheme,
+                        lm_dtype_name(w->to));
+    return lmc_note(p, e, "%zu tensors are decoded from %s and rounded to %s%s", w->n, w->scheme, lm_dtype_name(w->to),
+                    p->req.dtype < 0 && !p->req.quantize ? ", the type the checkpoint computes in; --dtype f32 keeps every bit"
+                                                         : "");
+}
+
+int lmc_note_packed(struct lm_plan *p, struct lm_err *e)
+{
+    enum { MOST = 32 };
+    struct way ways[MOST];
+    size_t n = 0, k;
+
+    for (size_t i = 0; i < p->n_items; i++) {
+        const struct lm_plan_item *it = &p->items[i];
+        if (!it->src || !it->src->packed)
+            continue;
+        struct way w = {lm_tensor_scheme(it->src), it->dtype, it->src->dtype == it->dtype && it->dtype != LM_F32, 1};
+        for (k = 0; k < n && (strcmp(ways[k].scheme, w.scheme) || ways[k].to != w.to || ways[k].repacked != w.repacked); k++);
+        if (k < n)
+            ways[k].n++;
+        else if (n < MOST)
+            ways[n++] = w;
+    }
+    for (k = 0; k < n; k++)
+        if (say(p, &ways[k], e))
+            return -1;
+    return 0;
+}

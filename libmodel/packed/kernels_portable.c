@@ -1,0 +1,2 @@
+#define LMI_SET lmi_unpack_portable
+#include "libmodel/packed/kernels.h"

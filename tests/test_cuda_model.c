@@ -1,0 +1,372 @@
+/* Whole models through the engine: every fixture on cuda against the cpu and
+ * against its reference, in every arithmetic; models larger than the memory;
+ * tokens one by one, which are recorded as graphs. */
+#include "tests/cuda_device.h"
+
+#include <dirent.h>
+#include <jansson.h>
+
+#define FIXTURES "tests/fixtures/models/"
+#define SAMPLE "samples/polish-5m"
+
+static struct lm_model *open_model(const char *path)
+{
+    struct lm_model *m = NULL;
+    OK(lm_model_open(&m, path, &e));
+    return m;
+}
+
+struct run {
+    struct lm_model *model;
+    struct lm_engine *engine;
+    struct lm_session *session;
+    uint32_t vocab;
+};
+
+static void run_open(struct run *r, const char *path, const char *device, enum lm_math math)
+{
+    struct lm_engine_options o = {device, math, 0, 0};
+    r->model = open_model(path);
+    OK(lm_engine_open(&r->engine, r->model, &o, &e));
+    OK(lm_session_open(&r->session, r->engine, &e));
+    r->vocab = lm_engine_config(r->engine)->vocab_size;
+}
+
+static void run_close(struct run *r)
+{
+    lm_session_close(r->session);
+    lm_engine_close(r->engine);
+    lm_model_close(r->model);
+}
+
+/* logits [n, vocab]; `step` tokens a call. */
+static float *run_logits(struct run *r, const int32_t *ids, size_t n, size_t step)
+{
+    float *out = malloc(n * r->vocab * sizeof *out);
+    assert_non_null(out);
+    lm_session_rewind(r->session, 0);
+    for (size_t i = 0; i < n; i += step)
+        OK(lm_session_eval(r->session, ids + i, n - i < step ? n - i : step, LM_LOGITS_ALL, out + i * r->vocab, &e));
+    return out;
+}
+
+static double worst_difference(const float *a, const float *b, size_t n)
+{
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= worst))
+            worst = isnan(d) ? INFINITY : d;
+    }
+    return worst;
+}
+
+struct reference {
+    struct lm_model *file;
+    int32_t *ids;
+    size_t n;
+    double *logits;
+};
+
+static void read_logits(const struct lm_tensor *t, double *out)
+{
+    float *narrow = malloc((size_t)t->n_elems * sizeof *narrow);
+
+    assert_non_null(narrow);
+    if (t->dtype == LM_F64)
+        lm_tensor_read(t, 0, t->n_bytes, out);
+    else
+        OK(lm_tensor_to_f32(t, 0, t->n_elems, narrow, &e));
+    for (size_t i = 0; t->dtype != LM_F64 && i < t->n_elems; i++)
+        out[i] = (double)narrow[i];
+    free(narrow);
+}
+
+/* At most n tokens. */
+static void reference_open(struct reference *r, const char *folder, size_t n)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/reference.safetensors", folder);
+    r->file = open_model(path);
+    const struct lm_tensor *ids = lm_model_find(r->file, "input_ids"), *l = lm_model_find(r->file, "logits");
+    assert_true(ids && l && ids->dtype == LM_I64);
+    r->n = (size_t)ids->n_elems;
+    r->ids = malloc(r->n * sizeof *r->ids);
+    r->logits = malloc((size_t)l->n_elems * sizeof *r->logits);
+    assert_true(r->ids && r->logits);
+    for (size_t i = 0; i < r->n; i++)
+        r->ids[i] = (int32_t)lm_load_u64le(ids->data + 8 * i);
+    read_logits(l, r->logits);
+    r->n = r->n < n ? r->n : n;
+}
+
+static void reference_close(struct reference *r)
+{
+    free(r->ids);
+    free(r->logits);
+    lm_model_close(r->file);
+}
+
+/* ---- every fixture */
+
+static char folders[128][300];
+static size_t n_folders;
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+static void find_folders(void)
+{
+    DIR *d = opendir(FIXTURES);
+    const char *only = getenv("CUDA_FIXTURE"); /* one of them */
+
+    assert_non_null(d);
+    for (struct dirent *f; n_folders < N_OF(folders) && (f = readdir(d));) {
+        char path[400];
+        snprintf(path, sizeof path, FIXTURES "%.100s/reference.safetensors", f->d_name);
+        FILE *there = f->d_name[0] == '.' || (only && strcmp(only, f->d_name)) ? NULL : fopen(path, "rb");
+        if (!there)
+            continue;
+        fclose(there);
+        snprintf(folders[n_folders++], sizeof *folders, FIXTURES "%.100s", f->d_name);
+    }
+    closedir(d);
+    if (!only)
+        snprintf(folders[n_folders++], sizeof *folders, SAMPLE);
+    qsort(folders, n_folders, sizeof *folders, by_name);
+    assert_true(n_folders >= (only ? 1u : 40u));
+}
+
+static double worst_error(const float *a, const double *b, size_t n)
+{
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - b[i]);
+        if (!(d <= worst))
+            worst = isnan(d) ? INFINITY : d;
+    }
+    return worst;
+}
+
+/* However the text is cut, the same bits; also one token at a time, which are recorded as graphs. */
+static void check_cuts(struct run *r, const struct reference *ref, const float *once, const char *folder)
+{
+    static const size_t steps[] = {1, 7, 16, 65, 33}; /* emulated: the first, of the first tokens only */
+
+    for (size_t k = 0; k < (emulated ? 1 : N_OF(steps)); k++) {
+        size_t n = emulated && ref->n > 12 ? 12 : ref->n;
+        float *cut = run_logits(r, ref->ids, n, steps[k]);
+        if (memcmp(cut, once, n * r->vocab * sizeof *cut) != 0) {
+            n_differences++;
+            printf("DIFFERS %s: %zu tokens a call give other bits than one call (by %g)\n", folder, steps[k],
+                   worst_difference(cut, once, n * r->vocab));
+        }
+        free(cut);
+    }
+}
+
+static float *cpu_logits(const char *folder, const struct reference *ref)
+{
+    struct run r;
+    run_open(&r, folder, "cpu", LM_MATH_EXACT);
+    float *v = run_logits(&r, ref->ids, ref->n, ref->n);
+    run_close(&r);
+    return v;
+}
+
+/* Logits of tiny models are a few units; f32 differs from the truth by a few 1e-6 of that. */
+#define ALLOWED_CPU 2e-4
+#define ALLOWED_TRUTH 1e-3
+
+static void every_fixture_is_the_cpus(void **unused)
+{
+    (void)unused;
+    NEED_GPU();
+    find_folders();
+    for (size_t i = 0; i < n_folders; i++) {
+        struct reference ref;
+        struct run r;
+        reference_open(&ref, folders[i], emulated && !strcmp(folders[i], SAMPLE) ? 40 : SIZE_MAX);
+        float *cpu = cpu_logits(folders[i], &ref);
+        run_open(&r, folders[i], "cuda", LM_MATH_EXACT);
+        float *once = run_logits(&r, ref.ids, ref.n, ref.n);
+        double off = worst_difference(once, cpu, ref.n * r.vocab), truth = worst_error(once, ref.logits, ref.n * r.vocab);
+        printf("%s: %zu tokens, largest logit difference to the cpu %.2g, to the truth %.2g\n", folders[i], ref.n, off,
+               truth);
+        if (!(off <= ALLOWED_CPU) || !(truth <= ALLOWED_TRUTH)) {
+            n_differences++;
+            printf("DIFFERS %s: logits off by %g from the cpu's, by %g from the reference\n", folders[i], off, truth);
+        }
+        check_cuts(&r, &ref, once, folders[i]);
+        free(once);
+        free(cpu);
+        run_close(&r);
+        reference_close(&ref);
+    }
+    no_differences();
+}
+
+static double *run_logits_f64(struct run *r, const struct reference *ref)
+{
+    double *v = malloc(ref->n * r->vocab * sizeof *v);
+    assert_non_null(v);
+    OK(lm_session_eval_f64(r->session, ref->ids, ref->n, LM_LOGITS_ALL, v, &e));
+    return v;
+}
+
+/* Double on cuda, double on the cpu, double in transformers. */
+static void every_fixture_in_double(void **unused)
+{
+    (void)unused;
+    NEED_GPU();
+    n_folders = 0;
+    find_folders();
+    for (size_t i = 0; i < n_folders; i++) {
+        struct reference ref;
+        struct run a, b;
+        double worst = 0;
+        reference_open(&ref, folders[i], emulated ? 40 : SIZE_MAX);
+        run_open(&a, folders[i], "cpu", LM_MATH_F64);
+        run_open(&b, folders[i], "cuda", LM_MATH_F64);
+        double *x = run_logits_f64(&a, &ref), *y = run_logits_f64(&b, &ref);
+        for (size_t k = 0; k < ref.n * a.vocab; k++) {
+            double d = fabs(x[k] - y[k]);
+            worst = d <= worst ? worst : isnan(d) ? INFINITY : d;
+        }
+        printf("%s: float64, %zu tokens, largest logit difference to the cpu %.2g\n", folders[i], ref.n, worst);
+        if (!(worst <= 1e-11)) {
+            n_differences++;
+            printf("DIFFERS %s: float64 logits off by %g, allowed 1e-11\n", folders[i], worst);
+        }
+        free(x);
+        free(y);
+        run_close(&a);
+        run_close(&b);
+        reference_close(&ref);
+    }
+    no_differences();
+}
+
+static size_t greedy(struct run *r, int32_t *ids, size_t n_prompt, size_t n)
+{
+    struct lm_sampling s = {.temperature = 0, .top_p = 1};
+    float *logits = malloc(r->vocab * sizeof *logits);
+
+    assert_non_null(logits);
+    lm_session_rewind(r->session, 0);
+    OK(lm_session_eval(r->session, ids, n_prompt, LM_LOGITS_LAST, logits, &e));
+    for (size_t i = 0; i < n; i++) {
+        ids[n_prompt + i] = lm_sample(&s, logits, r->vocab);
+        OK(lm_session_eval(r->session, &ids[n_prompt + i], 1, LM_LOGITS_LAST, logits, &e));
+    }
+    free(logits);
+    return n;
+}
+
+static void sample_continues_as_its_reference(void **unused)
+{
+    json_error_t error;
+    struct run r;
+    int32_t ids[512];
+
+    (void)unused;
+    NEED_GPU();
+    json_t *ref = json_load_file(SAMPLE "/reference.json", 0, &error);
+    assert_non_null(ref);
+    json_t *prompt = json_object_get(ref, "prompt_ids"), *want = json_object_get(ref, "greedy_ids");
+    size_t n_prompt = json_array_size(prompt), n = emulated ? 8 : json_array_size(want);
+    assert_true(n_prompt > 0 && n > 0 && n_prompt + n <= N_OF(ids));
+    for (size_t i = 0; i < n_prompt; i++)
+        ids[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
+    run_open(&r, SAMPLE, "cuda", LM_MATH_EXACT);
+    greedy(&r, ids, n_prompt, n);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(ids[n_prompt + i], json_integer_value(json_array_get(want, i)));
+    run_close(&r);
+    json_decref(ref);
+}
+
+/* The faster modes change logits by what their arithmetic explains. */
+static void faster_modes_stay_close(void **unused)
+{
+    static const enum lm_math modes[] = {LM_MATH_FAST, LM_MATH_TF32, LM_MATH_BF16};
+    static const char *const names[] = {"fast", "tf32", "bf16"};
+    struct reference ref;
+
+    (void)unused;
+    NEED_GPU();
+    reference_open(&ref, SAMPLE, emulated ? 40 : SIZE_MAX);
+    for (size_t m = 0; m < N_OF(modes); m++) {
+        struct run r;
+        struct lm_divergence d = {0};
+        run_open(&r, SAMPLE, "cuda", modes[m]);
+        float *got = run_logits(&r, ref.ids, ref.n, ref.n);
+        float *want = cpu_logits(SAMPLE, &ref);
+        for (size_t i = 0; i < ref.n; i++)
+            lm_divergence_add(&d, want + i * r.vocab, got + i * r.vocab, r.vocab, -1);
+        free(want);
+        lm_divergence_finish(&d);
+        printf(SAMPLE ", %s: mean KL %.3g, largest logit difference %.3g, top-1 %.4f\n", names[m], d.kld_mean,
+               d.max_abs, d.top1_agreement);
+        assert_true(d.kld_mean < 1e-3 && d.top1_agreement > 0.96);
+        free(got);
+        run_close(&r);
+    }
+    reference_close(&ref);
+}
+
+/* ---- models larger than the memory */
+
+/* Bits do not depend on which layers stay. */
+static void layers_may_come_and_go(void **unused)
+{
+    static const char *const models[] = {SAMPLE, FIXTURES "tiny-gpt-oss", FIXTURES "tiny-deepseek2", FIXTURES "tiny-olmo3"};
+    static const char *const limits[] = {"99.3M", "100.5M", "103M"};
+
+    (void)unused;
+    NEED_GPU();
+    for (size_t i = 0; i < N_OF(models); i++) {
+        struct reference ref;
+        struct run whole, part;
+        reference_open(&ref, models[i], emulated ? 20 : SIZE_MAX);
+        run_open(&whole, models[i], "cuda", LM_MATH_EXACT);
+        float *want = run_logits(&whole, ref.ids, ref.n, ref.n);
+        run_close(&whole);
+        for (size_t k = 0; k < N_OF(limits); k++) {
+            struct lm_err why = {0};
+            char text[512] = "";
+            struct lm_engine_options o = {"cuda", LM_MATH_EXACT, 0, 128};
+            assert_int_equal(setenv("LM_GPU_MEMORY", limits[k], 1), 0);
+            part.model = open_model(models[i]);
+            if (lm_engine_open(&part.engine, part.model, &o, &why) != 0) {
+                assert_non_null(strstr(why.text, "even layer by layer"));
+                printf("%s in %s: %s\n", models[i], limits[k], why.text);
+                lm_model_close(part.model);
+                continue;
+            }
+            OK(lm_session_open(&part.session, part.engine, &e));
+            part.vocab = lm_engine_config(part.engine)->vocab_size;
+            lm_engine_describe(part.engine, text, sizeof text);
+            printf("%s in %s: %s\n", models[i], limits[k], text);
+            float *got = run_logits(&part, ref.ids, ref.n, 7);
+            assert_memory_equal(got, want, ref.n * part.vocab * sizeof *got);
+            free(got);
+            run_close(&part);
+        }
+        unsetenv("LM_GPU_MEMORY");
+        free(want);
+        reference_close(&ref);
+    }
+}
+
+/* test_cuda_model [PATTERN]: only the tests whose names match. */
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(every_fixture_is_the_cpus), TEST(every_fixture_in_double), TEST(sample_continues_as_its_reference),
+        TEST(faster_modes_stay_close),   TEST(layers_may_come_and_go),
+    };
+    return RUN_TESTS(tests, argc, argv);
+}
