@@ -6,8 +6,9 @@
 #   make bench            benchmarks against the peers that are installed
 #   make install [PREFIX=/usr/local] [DESTDIR=], make uninstall
 #   make deb              build/deb: Debian packages
+#   make tarball          build/tarball: unpack and run (tests/make-tarball says on which machines)
 #   make bundle           build/bundle: commands with their shared libraries, for a cluster
-#   make gpu-check        every CUDA operation against the CPU, then models, then speed
+#   make gpu-check        every CUDA operation against the CPU, models, quantizers, speed [PARTS="ops quant"]
 #   make check-layers     only the allowed #includes exist
 
 config  ?= release
@@ -84,7 +85,7 @@ solib    := $(BUILD)/libmodel.so.$(SOMAJOR)
 alib     := $(BUILD)/libmodel.a
 rooms    := $(BUILD)/librooms.a
 
-.PHONY: all lib check bench install uninstall deb bundle gpu-check check-layers clean fuzzers man completions
+.PHONY: all lib check bench install uninstall deb tarball bundle gpu-check check-layers clean fuzzers man completions
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: lib $(cmds) $(tools) plugin
@@ -200,8 +201,8 @@ bench: all $(benches)
 check-layers:
 	$(V)tests/check-layers
 
-gpu-check: all $(tests) $(BUILD)/bench/bench_cuda
-	$(V)tests/gpu/check $(BUILD)
+gpu-check: all $(filter $(BUILD)/tests/test_cuda_%,$(tests)) $(BUILD)/bench/bench_cuda
+	$(V)tests/gpu/check $(BUILD) $(PARTS)
 
 # ---- what users get
 
@@ -237,7 +238,11 @@ uninstall:
 deb: all
 	$(V)tests/make-deb $(BUILD) build/deb $(VERSION)
 
-bundle: all $(BUILD)/tests/test_cuda $(BUILD)/bench/bench_cuda
+# build/tarball: runs where it is unpacked, on the glibc it was built with or a later one.
+tarball: all
+	$(V)tests/make-tarball $(BUILD) build/tarball $(VERSION)
+
+bundle: all $(filter $(BUILD)/tests/test_cuda_%,$(tests)) $(BUILD)/bench/bench_cuda
 	$(V)tests/make-bundle $(BUILD) build/bundle
 
 clean:

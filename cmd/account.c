@@ -106,8 +106,11 @@ static void add_line(struct lines *l, struct line line)
 static void describe(char *buf, size_t size, const struct lm_plan_item *it)
 {
     static const char *const words[] = {"copied", "cast", "quantized", "made"};
-    size_t n = (size_t)snprintf(buf, size, "%s", words[lm_plan_action(it)]);
+    bool repacked = it->src && it->src->packed && lm_plan_action(it) == LM_ACTION_COPY;
+    size_t n = (size_t)snprintf(buf, size, "%s", repacked ? "repacked" : words[lm_plan_action(it)]);
 
+    if (it->src && it->src->packed && !it->packs)
+        n += (size_t)snprintf(buf + n, size - n, " from %s", lm_tensor_scheme(it->src));
     if (it->transform == LM_T_PERMUTE_Q || it->transform == LM_T_PERMUTE_K)
         n += (size_t)snprintf(buf + n, size - n, ", permuted (%u heads)", it->n_heads);
     if (it->transform == LM_T_TRANSPOSE)

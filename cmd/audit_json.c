@@ -1,4 +1,4 @@
-/* The audit as JSON; the page of --html is the same with some more numbers. */
+/* The audit as JSON. */
 #include "cmd/audit_show.h"
 
 #include <math.h>
@@ -106,14 +106,12 @@ static json_t *engines_json(const struct lm_audit *a)
     return list;
 }
 
-json_t *audit_json(const struct lm_audit *a)
+json_t *audit_summary_json(const struct lm_audit *a)
 {
-    json_t *o = json_object(), *findings = json_array(), *tensors = json_array();
+    json_t *o = json_object(), *findings = json_array();
 
     for (size_t i = 0; i < a->n_findings; i++)
         json_array_append_new(findings, finding_json(&a->findings[i]));
-    for (size_t i = 0; i < a->n_tensors; i++)
-        json_array_append_new(tensors, tensor_json(&a->tensors[i]));
     json_object_set_new(o, "path", str(a->path));
     json_object_set_new(o, "format", a->m ? json_string(lm_model_format(a->m)->name) : json_null());
     json_object_set_new(o, "architecture", str(a->arch));
@@ -132,6 +130,15 @@ json_t *audit_json(const struct lm_audit *a)
     json_object_set_new(o, "template",
                         a->template_hash ? json_pack("{s:s, s:I}", "sha256", a->template_hash, "n_bytes",
                                                      (json_int_t)a->template_bytes) : json_null());
+    return o;
+}
+
+json_t *audit_json(const struct lm_audit *a)
+{
+    json_t *o = audit_summary_json(a), *tensors = json_array();
+
+    for (size_t i = 0; i < a->n_tensors; i++)
+        json_array_append_new(tensors, tensor_json(&a->tensors[i]));
     json_object_set_new(o, "tensors", tensors);
     return o;
 }

@@ -13,7 +13,8 @@ struct audit_opts {
 };
 
 void audit_print(const struct lm_audit *a, const struct audit_opts *o); /* text on standard output */
-json_t *audit_json(const struct lm_audit *a);                           /* documented in the man page */
+json_t *audit_json(const struct lm_audit *a);
+json_t *audit_summary_json(const struct lm_audit *a); /* the same without tensors */                           /* documented in the man page */
 json_t *audit_rule_json(const struct lm_rule *r);
 /* A page of its own: no other file, no network. */
 int audit_write_html(const struct lm_audit *a, const char *path, bool force, struct lm_err *e);

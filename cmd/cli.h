@@ -93,6 +93,10 @@ const char *cli_safe(struct lm_span text);
 json_t *cli_json_real(double v); /* null when v is not finite */
 json_t *cli_json_str(struct lm_span text); /* always valid: bytes that are not UTF-8 as \xNN text */
 int cli_json_print(json_t *root);          /* to stdout, indented, newline; takes the reference; -1 on error */
+/* The same in memory, with the flags of json_dumps; free it; NULL when out of
+ * memory. All JSON of the commands is made by these two: U+007F to U+009F, which a
+ * terminal obeys, are always escaped. */
+char *cli_json_text(const json_t *value, size_t flags);
 /* Text argument: TEXT itself, a file (-f) or standard input ("-", or neither
  * given and not a terminal); malloc'd, with a NUL behind its n bytes. */
 int cli_read_text(char **out, size_t *n, const char *text, const char *file, struct lm_err *e);

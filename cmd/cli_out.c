@@ -250,30 +250,49 @@ json_t *cli_json_str(struct lm_span text)
 
 /* A terminal obeys U+007F to U+009F too, which JSON may hold as they are. Their
  * bytes (7F; C2 80 to C2 9F) are within strings, where an escape says the same. */
-static int print_escaped(const char *text, size_t n, void *user)
+struct json_out {
+    FILE *f;
+    bool lead; /* a C2 is held back */
+};
+
+static int put_escaped(const char *text, size_t n, void *user)
 {
-    bool *lead = user; /* a C2 is held back */
+    struct json_out *o = user;
 
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)text[i];
-        if (c == 0x7f || (*lead && c < 0xa0))
-            printf("\\u%04x", c);
-        else if (*lead)
-            putchar(0xc2), putchar(c);
+        if (c == 0x7f || (o->lead && c < 0xa0))
+            fprintf(o->f, "\\u%04x", c);
+        else if (o->lead)
+            putc(0xc2, o->f), putc(c, o->f);
         else if (c != 0xc2)
-            putchar(c);
-        *lead = !*lead && c == 0xc2;
+            putc(c, o->f);
+        o->lead = !o->lead && c == 0xc2;
     }
-    return ferror(stdout) ? -1 : 0;
+    return ferror(o->f) ? -1 : 0;
+}
+
+char *cli_json_text(const json_t *value, size_t flags)
+{
+    char *text = NULL;
+    size_t n;
+    struct json_out o = {.f = value ? open_memstream(&text, &n) : NULL};
+    bool fine = o.f && json_dump_callback(value, put_escaped, &o, flags) == 0;
+
+    if ((o.f && fclose(o.f) != 0) || !fine) {
+        free(text);
+        return NULL;
+    }
+    return text;
 }
 
 int cli_json_print(json_t *root)
 {
-    bool lead = false;
+    struct json_out o = {.f = stdout};
 
     if (!root)
         return -1;
-    int r = json_dump_callback(root, print_escaped, &lead, JSON_INDENT(2));
+    int r = json_dump_callback(root, put_escaped, &o, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);
     return r;

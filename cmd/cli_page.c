@@ -7,7 +7,7 @@
 /* JSON inside a script element: "</" would end it. */
 static void put_json(FILE *f, json_t *root)
 {
-    char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    char *text = cli_json_text(root, JSON_COMPACT | JSON_REAL_PRECISION(6));
 
     for (const char *p = text; p && *p; p++) {
         if (*p == '<')

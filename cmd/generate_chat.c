@@ -1,7 +1,7 @@
 /* Conversations, through the checkpoint's own chat template. */
 #include "cmd/generate.h"
 
-#include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -181,7 +181,10 @@ int generate_chat_render(struct generate_chat *c, struct generation *g, struct l
         if (render(c, g, e) != 0)
             return -1;
     }
-    if (dropped)
+    if (dropped == 1)
+        cli_note("%s: the conversation no longer fits into %u positions: its oldest exchange is forgotten", cli_name(),
+                 ctx);
+    else if (dropped)
         cli_note("%s: the conversation no longer fits into %u positions: its %zu oldest exchanges are forgotten",
                  cli_name(), ctx, dropped);
     return 0;
@@ -189,7 +192,46 @@ int generate_chat_render(struct generate_chat *c, struct generation *g, struct l
 
 /* ---- talking */
 
-enum { LINE_END = 0, LINE_TEXT = 1 };
+enum { LINE_END, LINE_TEXT, LINE_DROPPED, ASKED = 2 /* in cli_stop: by Ctrl-C */ };
+
+/* Ctrl-C ends an answer or drops a line, not the conversation; a second one before the first was heeded ends all. */
+static void on_interrupt(int signal_number)
+{
+    if (cli_stop) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);
+    }
+    cli_stop = ASKED;
+}
+
+/* Whether signals end the waiting for a line. */
+static void let_interrupt(bool yes)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction a;
+
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        sigaction(signals[i], NULL, &a);
+        a.sa_flags = yes ? a.sa_flags & ~(int)SA_RESTART : a.sa_flags | (int)SA_RESTART;
+        sigaction(signals[i], &a, NULL);
+    }
+}
+
+static void catch_signals(void)
+{
+    struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESTART};
+
+    cli_catch_signals();
+    sigaction(SIGINT, &a, NULL);
+}
+
+static bool was_asked_to_stop(void)
+{
+    bool asked = cli_stop == ASKED;
+
+    cli_stop = asked ? 0 : cli_stop;
+    return asked;
+}
 
 /* A line from standard input, lines that end in a backslash joined; LINE_END at the end of input. */
 static int read_line(char **line, size_t *n, struct lm_err *e)
@@ -204,8 +246,9 @@ static int read_line(char **line, size_t *n, struct lm_err *e)
             fputs(*n ? "… " : "> ", stdout);
             fflush(stdout);
         }
-        errno = 0;
-        got = getline(&more, &size, stdin);
+        let_interrupt(true);
+        got = cli_stop ? -1 : getline(&more, &size, stdin);
+        let_interrupt(false);
         if (got < 0)
             break;
         while (got > 0 && (more[got - 1] == '\n' || more[got - 1] == '\r'))
@@ -223,7 +266,11 @@ static int read_line(char **line, size_t *n, struct lm_err *e)
         grown[*n - 1] = '\n';
     }
     free(more);
-    return got < 0 && *n == 0 ? LINE_END : LINE_TEXT;
+    if (got < 0 && was_asked_to_stop()) {
+        clearerr(stdin);
+        return LINE_DROPPED;
+    }
+    return got < 0 && (*n == 0 || cli_stop) ? LINE_END : LINE_TEXT;
 }
 
 static void forget(struct generate_chat *c, size_t from)
@@ -258,30 +305,56 @@ static int command(struct generate_chat *c, struct generation *g, const char *li
     return 1;
 }
 
-static int answer(struct generate_chat *c, struct generation *g, struct lm_span question, struct lm_err *e)
+static int ask(struct generate_chat *c, struct generation *g, struct lm_span question, struct lm_err *e)
 {
     if (generate_chat_add(c, "user", question, e) != 0 || generate_chat_render(c, g, e) != 0)
         return -1;
     if (g->o.json)
         generate_prompt_out(g);
     g->decoder = (struct lm_decoder){.t = g->l.tok, .started = true};
-    if (generate_read(g, e) != 0 || generate_go_on(g, e) != 0)
+    return generate_read(g, e);
+}
+
+/* A question that cannot be asked is forgotten: too long, refused by the template, or taken back. Who is not at a
+ * terminal learns it by the exit code. */
+static int answer(struct generate_chat *c, struct generation *g, struct lm_span question, struct lm_err *e)
+{
+    size_t before = json_array_size(c->messages);
+
+    if (ask(c, g, question, e) != 0) {
+        bool taken_back = e->code == LM_INTERRUPTED && was_asked_to_stop();
+        if (!taken_back && (!isatty(0) || e->code == LM_INTERRUPTED || e->code == LM_NOMEM))
+            return -1;
+        forget(c, before);
+        cli_note("%s: %s; the question is forgotten", cli_name(), e->text);
+        return 0;
+    }
+    if (generate_go_on(g, e) != 0)
         return -1;
     if (!g->o.json)
         putchar('\n');
     generate_stats(g);
+    was_asked_to_stop();
     return generate_chat_add(c, "assistant", lm_span_of(g->said, g->n_said), e);
 }
 
 int generate_chat_talk(struct generate_chat *c, struct generation *g, struct lm_err *e)
 {
     char *line = NULL;
-    size_t n;
+    size_t n, n_dropped = 0; /* in a row */
     int code = 0, got;
 
+    catch_signals();
     while (code == 0 && (got = read_line(&line, &n, e)) != LINE_END && !cli_stop) {
+        n_dropped = got == LINE_DROPPED ? n_dropped + 1 : 0;
+        if (got == LINE_DROPPED && isatty(1))
+            putchar('\n');
+        if (n_dropped == 2)
+            break;
+        if (got == LINE_DROPPED)
+            cli_note("Ctrl-C once more, or Ctrl-D, ends the conversation");
         code = got < 0 ? -1 : 0;
-        if (code < 0 || n == 0)
+        if (code < 0 || n == 0 || got == LINE_DROPPED)
             continue;
         line[n] = 0;
         int done = command(c, g, line, e);
@@ -291,8 +364,6 @@ int generate_chat_talk(struct generate_chat *c, struct generation *g, struct lm_
             code = answer(c, g, lm_span_of(line, n), e);
         if (done < 0)
             code = -1;
-        if (cli_stop && g->stopped && strcmp(g->stopped, "interrupted") == 0)
-            cli_stop = 0; /* it ended the answer, not the conversation */
     }
     free(line);
     return code;

@@ -39,7 +39,7 @@ static size_t held(const struct generation *g)
 
 static int event(json_t *o)
 {
-    char *line = json_dumps(o, JSON_COMPACT);
+    char *line = cli_json_text(o, JSON_COMPACT);
 
     json_decref(o);
     if (!line)

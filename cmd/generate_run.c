@@ -81,7 +81,7 @@ static int feed(struct generation *g, const int32_t *ids, size_t n, struct lm_er
         size_t k = n - at < CHUNK ? n - at : CHUNK;
         bool last = at + k == n;
         if (cli_stop)
-            return lm_err_set(e, LM_INTERRUPTED, "interrupted while reading the prompt");
+            return lm_err_set(e, LM_INTERRUPTED, "interrupted while reading");
         if (lm_session_eval(g->l.session, ids + at, k, last ? LM_LOGITS_LAST : LM_LOGITS_NONE, last ? g->logits : NULL,
                             e) != 0)
             return -1;
@@ -134,21 +134,43 @@ static int shift(struct generation *g, struct lm_err *e)
 
 /* ---- going on */
 
+/* Bytes of the character that begins s; 0: none does. */
+static size_t char_bytes(struct lm_span s)
+{
+    for (size_t n = 1; n <= 4 && n <= s.size; n++)
+        if (lm_utf8_valid(lm_span_of(s.data, n)))
+            return n;
+    return 0;
+}
+
+/* A model may give bytes that are no text: each becomes U+FFFD, as in Hugging Face's decoders. to: room for 3 n. */
+static size_t copy_as_text(char *to, struct lm_span s)
+{
+    size_t n = 0, k;
+
+    for (; s.size > 0; s = lm_span_of(s.data + k, s.size - k)) {
+        size_t whole = char_bytes(s);
+        k = whole ? whole : 1;
+        memcpy(to + n, whole ? (const char *)s.data : "\xef\xbf\xbd", whole ? whole : 3);
+        n += whole ? whole : 3;
+    }
+    return n;
+}
+
 static int keep_text(struct generation *g, int32_t id, struct lm_err *e)
 {
     if (id >= 0 && (size_t)id >= g->l.vocab->n_pieces)
         return 0; /* rows that pad the embedding have no text */
     size_t n = lm_decoder_push(&g->decoder, id, g->piece, g->piece_size);
-    if (g->n_said + n + 1 > g->said_capacity) {
-        size_t capacity = 2 * g->said_capacity + n + 256;
+    if (g->n_said + 3 * n + 1 > g->said_capacity) {
+        size_t capacity = 2 * g->said_capacity + 3 * n + 256;
         char *grown = realloc(g->said, capacity);
         if (!grown)
             return lm_err_set(e, LM_NOMEM, "no memory for the text");
         g->said = grown;
         g->said_capacity = capacity;
     }
-    memcpy(g->said + g->n_said, g->piece, n);
-    g->n_said += n;
+    g->n_said += copy_as_text(g->said + g->n_said, lm_span_of(g->piece, n));
     g->said[g->n_said] = 0;
     return 0;
 }
@@ -224,6 +246,10 @@ static int generate(struct generation *g, struct lm_err *e)
         int done = take(g, id, e);
         if (done == 0 && i + 1 != g->o.n)
             done = next_logits(g, id, e);
+        if (done < 0 && e->code == LM_INTERRUPTED) {
+            g->stopped = "interrupted";
+            return 0;
+        }
         if (done != 0)
             return done < 0 ? -1 : 0;
     }

@@ -12,7 +12,8 @@ static const char *how(enum lm_transform t)
         [LM_T_NONE] = "as-is", [LM_T_PERMUTE_Q] = "rope-q", [LM_T_PERMUTE_K] = "rope-k", [LM_T_TRANSPOSE] = "transposed",
         [LM_T_PLUS_ONE] = "plus-one", [LM_T_GROUP_QKV] = "qkv", [LM_T_STACK] = "stacked", [LM_T_HALF_1] = "half-1",
         [LM_T_HALF_2] = "half-2", [LM_T_EVEN] = "even", [LM_T_ODD] = "odd", [LM_T_EVEN_ROWS] = "even-turned",
-        [LM_T_ODD_ROWS] = "odd-turned", [LM_T_TURN] = "turned", [LM_T_MLA_K] = "mla-k", [LM_T_MLA_V] = "mla-v"};
+        [LM_T_ODD_ROWS] = "odd-turned", [LM_T_TURN] = "turned", [LM_T_MLA_K] = "mla-k", [LM_T_MLA_V] = "mla-v",
+        [LM_T_EVEN_OUTS] = "even-rows", [LM_T_ODD_OUTS] = "odd-rows"};
 
     return (unsigned)t < sizeof words / sizeof words[0] && words[t] ? words[t] : "?";
 }

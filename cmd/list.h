@@ -10,7 +10,7 @@ enum { LIST_BY_NOTHING, LIST_BY_LAYER, LIST_BY_ROLE, LIST_BY_DTYPE };
 struct list_opts {
     const char *filter;
     int sort, by;
-    bool reverse, fold, meta, names, json;
+    bool reverse, fold, meta, names, json, stored;
 };
 
 /* A line of the listing: a tensor, or tensors that differ only in numbers. */
@@ -41,6 +41,7 @@ struct listing {
 struct list_group { const char *key; int layer; size_t n_tensors; uint64_t n_params, n_bytes; };
 
 const char *list_row_name(const struct listing *l, const struct list_row *r);
+const char *list_type(const struct lm_tensor *t); /* "BF16", "GPTQ 4-bit, groups of 128" */
 double list_share(const struct listing *l, uint64_t n_params); /* of the whole model, 0 to 1 */
 /* Groups of the rows as --by says, in order of layer or of size; malloc'd. */
 struct list_group *list_groups(struct listing *l, const struct list_row *rows, size_t n_rows, size_t *n);

@@ -3,6 +3,16 @@
 
 #include "cmd/list.h"
 
+static void set_members(json_t *o, const struct lm_tensor *t)
+{
+    json_t *a = json_array();
+
+    for (size_t i = 0; i < lm_tensor_n_members(t); i++)
+        json_array_append_new(a, cli_json_str(lm_span_str(lm_tensor_member(t, i)->name)));
+    json_object_set_new(o, "stored_as", json_string(lm_tensor_scheme(t)));
+    json_object_set_new(o, "members", a);
+}
+
 static json_t *tensor_json(const struct listing *l, const struct list_row *r)
 {
     json_t *o = json_object(), *shape = json_array();
@@ -15,6 +25,8 @@ static json_t *tensor_json(const struct listing *l, const struct list_row *r)
     json_object_set_new(o, "n_params", json_integer((json_int_t)r->n_params));
     json_object_set_new(o, "n_bytes", json_integer((json_int_t)r->n_bytes));
     json_object_set_new(o, "share", json_real(list_share(l, r->n_params)));
+    if (r->t->packed)
+        set_members(o, r->t);
     if (r->count > 1)
         json_object_set_new(o, "count", json_integer((json_int_t)r->count));
     if (r->shared)

@@ -66,7 +66,7 @@ static const char *value_text(const struct lm_meta_value *v, char *buf, size_t s
     }
     json_t *j = value_json(v);
     json_t *shown = v->type == LM_META_ARRAY ? json_object_get(j, "first") : j;
-    char *text = json_dumps(shown, JSON_ENCODE_ANY | JSON_REAL_PRECISION(7));
+    char *text = cli_json_text(shown, JSON_ENCODE_ANY | JSON_REAL_PRECISION(7));
     bool more = v->type == LM_META_ARRAY && v->n > SHOWN_ELEMS;
     snprintf(buf, size, "%.*s%s", text ? (int)strlen(text) - more : 0, text ? text : "", more ? ", …]" : "");
     free(text);

@@ -67,6 +67,8 @@ static void print_summary(struct listing *l)
     else if (l->n_layers > 0)
         printf("layers        %d, by the names\n", l->n_layers);
     printf("tensors       %zu\n", n);
+    if (lm_model_n_stored(l->m) != n)
+        printf("stored        %zu tensors: quantized weights are several (--stored lists them)\n", lm_model_n_stored(l->m));
     printf("parameters    %s\n", cli_count(buf, sizeof buf, l->n_params));
     printf("bytes         %s (%s)\n", cli_count(exact, sizeof exact, l->n_bytes), cli_bytes(buf, sizeof buf, l->n_bytes));
     if (n > 0)
@@ -91,7 +93,7 @@ static void print_tensors(struct listing *l)
         char full[240];
         snprintf(full, sizeof full, "%s%s", times, shape);
         snprintf(share, sizeof share, "%.2f %%", 100 * list_share(l, r->n_params));
-        cli_table_row(t, cli_safe(lm_span_str(list_row_name(l, r))), lm_dtype_name(r->t->dtype), full,
+        cli_table_row(t, cli_safe(lm_span_str(list_row_name(l, r))), list_type(r->t), full,
                       cli_count(params, sizeof params, r->n_params), share, cli_count(bytes, sizeof bytes, r->n_bytes));
     }
     cli_table_print(t, stdout);

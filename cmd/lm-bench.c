@@ -1,8 +1,8 @@
 /* lm-bench: how fast a model runs here, and how near that is to what the machine can do. */
-#include "cmd/cli_engine.h"
-
-#include <omp.h>
 #include <stdlib.h>
+
+#include "cmd/bench_limits.h"
+#include "cmd/cli_engine.h"
 
 struct options {
     int prefill, decode, rounds;
@@ -10,7 +10,7 @@ struct options {
     bool json;
 };
 
-enum { MAX_ROUNDS = 100, PROBE_BYTES = 256 << 20 };
+enum { MAX_ROUNDS = 100 };
 
 struct rates {
     double at[MAX_ROUNDS];
@@ -24,7 +24,7 @@ struct bench {
     float *logits;
     struct rates prefill, decode;
     double token_bytes, token_flops; /* that one token reads and computes */
-    double bandwidth;                /* bytes a second that the memory gives; 0: not measured */
+    double bandwidth, flops;         /* a second, that memory and processor give; 0: not measured */
 };
 
 /* ---- what a token costs */
@@ -52,42 +52,6 @@ static void cost(struct bench *b)
             b->token_bytes += share * (double)t->n_bytes;
             b->token_flops += t->n_dims >= 2 ? 2 * share * (double)t->n_elems : 0;
         }
-}
-
-/* ---- what the memory gives */
-
-static uint64_t read_all(const uint64_t *p, size_t n)
-{
-    uint64_t sum = 0;
-
-#pragma omp parallel for simd reduction(+ : sum) schedule(static)
-    for (size_t i = 0; i < n; i++)
-        sum += p[i];
-    return sum;
-}
-
-/* Best of several passes over more than any cache holds. */
-static double read_bandwidth(int n_threads)
-{
-    size_t n = PROBE_BYTES / sizeof(uint64_t);
-    uint64_t *p = malloc(PROBE_BYTES);
-    static volatile uint64_t keep; /* so that the sums are computed */
-    double best = 0;
-
-    if (!p)
-        return 0;
-    if (n_threads > 0)
-        omp_set_num_threads(n_threads);
-    for (size_t i = 0; i < n; i++)
-        p[i] = i;
-    for (int round = 0; round < 6; round++) {
-        double t0 = cli_now();
-        keep = keep + read_all(p, n);
-        double rate = PROBE_BYTES / (cli_now() - t0);
-        best = rate > best ? rate : best;
-    }
-    free(p);
-    return best;
 }
 
 /* ---- runs */
@@ -165,10 +129,14 @@ static void print_text(const struct bench *b)
 {
     static const char *const heads[] = {"test", "tokens", "tokens/s", "least - most", "of the limits", NULL};
     struct cli_table *t = cli_table_new(heads, "lrrrl");
-    char device[200], compute[100] = "", memory[160] = "";
+    char device[200], compute[160] = "", memory[160] = "";
+    double flops = b->prefill.n ? median(&b->prefill) * b->token_flops : 0;
 
-    if (b->prefill.n)
-        snprintf(compute, sizeof compute, "%.1f GFLOP/s", median(&b->prefill) * b->token_flops / 1e9);
+    if (b->prefill.n && b->flops > 0)
+        snprintf(compute, sizeof compute, "computes %.1f GFLOP/s, %.0f %% of the %.1f GFLOP/s of f32 arithmetic",
+                 flops / 1e9, 100 * flops / b->flops, b->flops / 1e9);
+    else if (b->prefill.n)
+        snprintf(compute, sizeof compute, "computes %.1f GFLOP/s", flops / 1e9);
     if (b->decode.n && b->bandwidth > 0)
         snprintf(memory, sizeof memory, "reads %.1f GB/s, %.0f %% of the %.1f GB/s that the memory gives",
                  median(&b->decode) * b->token_bytes / 1e9, 100 * median(&b->decode) * b->token_bytes / b->bandwidth,
@@ -201,6 +169,7 @@ static void print_json(const struct bench *b)
     json_object_set_new(o, "bytes_per_token", json_integer((json_int_t)b->token_bytes));
     json_object_set_new(o, "flops_per_token", json_integer((json_int_t)b->token_flops));
     json_object_set_new(o, "memory_bytes_per_second", b->bandwidth > 0 ? cli_json_real(b->bandwidth) : json_null());
+    json_object_set_new(o, "f32_flops_per_second", b->flops > 0 ? cli_json_real(b->flops) : json_null());
     cli_json_print(o);
 }
 
@@ -239,8 +208,10 @@ static int run(struct bench *b, const char *path, struct lm_err *e)
     if (measure(b, e) != 0)
         return -1;
     lm_engine_describe(b->l.engine, device, sizeof device);
-    if (strncmp(device, "cpu", 3) == 0)
-        b->bandwidth = read_bandwidth(b->o.engine.threads);
+    if (strncmp(device, "cpu", 3) == 0) {
+        b->bandwidth = bench_read_bandwidth(b->o.engine.threads);
+        b->flops = bench_f32_flops(b->o.engine.threads);
+    }
     if (b->o.json)
         print_json(b);
     else
@@ -266,11 +237,12 @@ static const struct cli_cmd cmd = {
     .about =
         "Reads a text of random tokens at once (prefill), then one token after another (decode), several times, and "
         "prints the medians in tokens per second. On a CPU, decoding is bound by reading the weights: the bytes a token "
-        "reads (of experts only those in use) times the speed is set against what reading memory gives, measured in the "
-        "same run.\n"
+        "reads (of experts only those in use) times the speed is set against what reading memory gives, and the arithmetic "
+        "of prefill (products with weights) against f32 multiply-adds from registers, both measured in the same run. "
+        "Products of quantized or BF16 weights may go beyond the latter.\n"
         "\n"
         "With --json: device, rounds, prefill and decode (tokens, tokens_per_second, least, most; null when left out), "
-        "bytes_per_token, flops_per_token, memory_bytes_per_second.\n",
+        "bytes_per_token, flops_per_token, memory_bytes_per_second, f32_flops_per_second.\n",
     .opts = opts,
     .examples = "  $ lm-bench model.gguf\n"
                 "  $ lm-bench model.gguf -p 2048 -n 128 --device cuda\n",

@@ -78,10 +78,13 @@ static int write_bytes(const char *path, bool force, const uint8_t *data, size_t
     const char *slash = strrchr(path, '/');
     char *dir = slash ? strndup(path, slash > path ? (size_t)(slash - path) : 1) : strdup(".");
     struct lm_commit *c = NULL;
+    struct stat s;
     int fd, rc = -1;
 
     if (!dir)
         lm_err_set(e, LM_NOMEM, "out of memory");
+    else if (stat(dir, &s) < 0)
+        lm_err_set(e, LM_MISSING, "%s: no such folder", dir);
     else if (lm_commit_begin(&c, dir, force, e) || lm_commit_add(c, slash ? slash + 1 : path, n, &fd, e) ||
              lm_pwrite_all(fd, data, n, 0, e))
         lm_commit_abort(c);
@@ -113,8 +116,13 @@ static int check_out(const struct calibrate_opts *o, struct lm_err *e)
 {
     struct stat out, in;
 
-    if (stat(o->out, &out) < 0)
-        return 0;
+    if (stat(o->out, &out) < 0) {
+        const char *slash = strrchr(o->out, '/');
+        char *dir = slash ? strndup(o->out, (size_t)(slash - o->out) + 1) : NULL;
+        bool missing = dir && stat(dir, &in) < 0;
+        free(dir);
+        return missing ? lm_err_set(e, LM_MISSING, "%s: no such folder", o->out) : 0;
+    }
     for (size_t i = 0; i < o->texts.n; i++)
         if (stat(o->texts.items[i], &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
             return lm_err_set(e, LM_USAGE, "%s is the text itself: choose another --output", o->out);

@@ -9,7 +9,7 @@ struct options {
     uint64_t split;
     int threads;
     const char *name;
-    bool force, dry_run, json, account, allow_unknown, compress, resume, commit;
+    bool force, dry_run, json, account, allow_unknown, compress, resume, commit, merge;
     const char *part;
     uint64_t max_ram;
 };
@@ -24,6 +24,8 @@ static const struct cli_opt opts[] = {
      "Type of the weights (default keep: as they are).", dtypes},
     {"split", 0, CLI_SIZE, "SIZE", offsetof(struct options, split),
      "Several files of at most about SIZE of tensor data each (2G, 500M).", NULL},
+    {"merge", 'm', CLI_FLAG, NULL, offsetof(struct options, merge),
+     "One file of a set: all of its files may be named before DST (model-0*.gguf), or the first alone.", NULL},
     {"name", 0, CLI_STRING, "NAME", offsetof(struct options, name),
      "general.name of a GGUF (default: the source's, or its folder's name).", NULL},
     {"allow-unknown", 0, CLI_FLAG, NULL, offsetof(struct options, allow_unknown),
@@ -42,7 +44,7 @@ static const struct cli_opt opts[] = {
 static const struct cli_cmd cmd = {
     .name = "lm-convert",
     .brief = "convert a checkpoint to safetensors, GGUF, NumPy, HDF5 or Keras",
-    .synopsis = "SRC DST",
+    .synopsis = "SRC… DST",
     .about =
         "Writes the checkpoint SRC (a file of any format that is read, an index.json or a folder) as DST and accounts for "
         "every tensor: copied, cast (with the numbers of values that overflowed or became zero), permuted, transposed, "
@@ -54,6 +56,11 @@ static const struct cli_cmd cmd = {
         "folder as keras-hub has it (model.weights.h5 and config.json of Llama, Mistral or GPT-2). GGUF, .npz and .h5 keep "
         "the small files and headers of what they were made from inside, and converting them back gives the same files "
         "byte for byte.\n"
+        "\n"
+        "A set of files (model-00001-of-00004.gguf …, or what an index.json names) is one checkpoint: SRC is its first "
+        "file, its index or its folder, and DST is one file unless --split says otherwise, whatever the source was. "
+        "Split and merged again, a GGUF is the same file, byte for byte. No file of the source is ever written to, "
+        "under whatever name or link DST reaches it.\n"
         "\n"
         "The result appears under its name only when it is complete and on the disk; an existing one is replaced only "
         "with --force. A killed run leaves nothing; with --resume it leaves its work in a hidden folder beside DST "
@@ -69,9 +76,10 @@ static const struct cli_cmd cmd = {
     .examples = "  $ lm-convert bielik-7b/ bielik-7b.gguf\n"
                 "  $ lm-convert --dtype f16 --split 4G bielik-7b/ bielik-7b-f16.gguf\n"
                 "  $ lm-convert bielik-7b.gguf back/\n"
+                "  $ lm-convert --merge bielik-00001-of-00004.gguf bielik.gguf\n"
                 "  $ lm-convert --resume bielik-7b/ bielik-7b.gguf\n",
     .min_args = 2,
-    .max_args = 2,
+    .max_args = -1,
 };
 
 static bool ends_with(const char *s, const char *suffix)
@@ -115,8 +123,35 @@ static int make_request(struct lm_request *r, const struct options *o, const cha
     return 0;
 }
 
-static int run(const struct options *o, const char *src, const char *dst, struct lm_err *e)
+/* Every further file that was named must belong to the set that the first one opened. */
+static int check_set(const struct lm_model *m, char **more, int n, struct lm_err *e)
 {
+    for (int i = 0; i < n; i++) {
+        struct stat s;
+        size_t k = 0;
+        if (stat(more[i], &s) < 0)
+            return lm_err_errno(e, "%s", more[i]);
+        while (k < lm_model_n_files(m) && (lm_model_file(m, k)->dev != (uint64_t)s.st_dev || lm_model_file(m, k)->ino != (uint64_t)s.st_ino))
+            k++;
+        if (k == lm_model_n_files(m))
+            return lm_err_set(e, LM_USAGE, "%s does not belong to the set of %s", more[i], lm_model_path(m));
+    }
+    return 0;
+}
+
+static int check_use(const struct options *o, int n, struct lm_err *e)
+{
+    if (n > 2 && !o->merge)
+        return lm_err_set(e, LM_USAGE, "%d files were given: SRC and DST are needed (--merge takes the files of a set before DST)", n);
+    if (o->merge && o->split)
+        return lm_err_set(e, LM_USAGE, "--merge makes one file, --split several: give one of them");
+    return 0;
+}
+
+/* args: SRC, perhaps more files of its set, DST. */
+static int run(const struct options *o, char **args, int n, struct lm_err *e)
+{
+    const char *src = args[0], *dst = args[n - 1];
     struct account_run r = {.label = "converting", .dst = dst, .force = o->force, .dry = o->dry_run,
                             .n_threads = o->threads, .max_ram = o->max_ram};
     struct lm_model *m = NULL;
@@ -124,8 +159,9 @@ static int run(const struct options *o, const char *src, const char *dst, struct
     struct lm_request req;
     int rc = -1;
 
-    if (account_durable(&r, o->resume, o->part, o->commit, e) == 0 && make_request(&req, o, dst, e) == 0 &&
-        lm_model_open(&m, src, e) == 0 && lm_plan_make(&p, m, &req, e) == 0) {
+    if (check_use(o, n, e) == 0 && account_durable(&r, o->resume, o->part, o->commit, e) == 0 &&
+        make_request(&req, o, dst, e) == 0 && lm_model_open(&m, src, e) == 0 && check_set(m, args + 1, n - 2, e) == 0 &&
+        lm_plan_make(&p, m, &req, e) == 0) {
         if (!o->json)
             account_print_notes(p);
         rc = account_run(p, &r, e);
@@ -142,7 +178,7 @@ int main(int argc, char **argv)
     struct options o = {0};
     struct lm_err e = {0};
 
-    cli_parse(&cmd, argc, argv, &o);
+    int n = cli_parse(&cmd, argc, argv, &o);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error like a full disk */
-    return cli_finish(run(&o, argv[1], argv[2], &e) ? cli_fail(&e) : CLI_OK);
+    return cli_finish(run(&o, argv + 1, n, &e) ? cli_fail(&e) : CLI_OK);
 }

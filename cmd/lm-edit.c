@@ -18,7 +18,7 @@ static const struct cli_opt opts[] = {
     {"delete", 'd', CLI_LIST, "KEY", offsetof(struct options, delete), "Remove a key.", NULL},
     {"rename", 'r', CLI_LIST, "OLD=NEW", offsetof(struct options, rename), "Rename a tensor or a key.", NULL},
     {"chat-template", 0, CLI_STRING, "FILE", offsetof(struct options, template),
-     "tokenizer.chat_template of a GGUF from a file.", NULL},
+     "The chat template from a file: of a GGUF its key, of safetensors what lies beside them.", NULL},
     {"output", 'o', CLI_STRING, "FILE", offsetof(struct options, out), "Write another file; MODEL stays as it is.", NULL},
     {"force", 'f', CLI_FLAG, NULL, offsetof(struct options, force), "Replace an existing --output.", NULL},
     {"dry-run", 'n', CLI_FLAG, NULL, offsetof(struct options, dry_run), "Say what would be done; write nothing.", NULL},
@@ -28,22 +28,31 @@ static const struct cli_opt opts[] = {
 
 static const struct cli_cmd cmd = {
     .name = "lm-edit",
-    .brief = "change metadata and names of a GGUF or safetensors file",
+    .brief = "change metadata and names of GGUF or safetensors files",
     .synopsis = "MODEL",
     .about =
-        "Changes the head of MODEL, one GGUF or safetensors file (or a folder with one): first all --delete, then all "
-        "--rename, then all --set, each in the order given. Metadata of safetensors are texts.\n"
+        "Changes the head of MODEL, a GGUF or safetensors file, a set of them, or a folder with one: first all --delete, "
+        "then all --rename, then all --set, each in the order given. Metadata of safetensors are texts.\n"
+        "\n"
+        "In a set, keys are those of the first file, and a tensor's name is changed in the file that holds it and in "
+        "index.json; when several files change they get their names together, the index last. The chat template of a "
+        "folder of safetensors is chat_template.jinja or, where there is none, chat_template in tokenizer_config.json, of "
+        "which everything else stays byte for byte.\n"
         "\n"
         "When the new head fits into the old one's place only that is written, in seconds for any size; shorter heads "
         "are filled up (GGUF: the key libmodel.padding; safetensors: spaces). Otherwise the file is written anew, by "
         "the kernel and without reading tensors, with room for the next edits, and takes the old one's place when it is "
-        "complete and on the disk. If the machine stops while a head is written in place, lm-edit MODEL without options "
+        "complete and on the disk. Files that lm-convert and lm-quantize write have room for 4 kB more from the start. If "
+        "the machine stops while a head is written in place, lm-edit MODEL without options "
         "completes it from the copy it left beside the file (.MODEL.edit).\n"
         "\n"
-        "With --json: model, edits (their number), in_place, n_bytes_head, n_bytes_copied, written.\n",
+        "With --json: model, edits (their number), in_place, n_bytes_head, n_bytes_copied, beside (the small file that was "
+        "changed, or null), written.\n",
     .opts = opts,
     .examples = "  $ lm-edit bielik.gguf --set general.name='Bielik 7B' --set general.quantization_version:u32=2\n"
                 "  $ lm-edit bielik.gguf --chat-template chatml.jinja\n"
+                "  $ lm-edit bielik-7b/ --chat-template chatml.jinja\n"
+                "  $ lm-edit bielik-00001-of-00004.gguf --set general.license=apache-2.0\n"
                 "  $ lm-edit model.safetensors --rename lm_head.weight=output.weight -o renamed.safetensors\n",
     .min_args = 1,
     .max_args = 1,
@@ -122,14 +131,19 @@ static int report(const struct edits *x, const struct lm_edit_result *r, const s
     const char *where = o->out ? o->out : path;
 
     if (o->json)
-        return cli_json_print(json_pack("{s:o, s:I, s:b, s:I, s:I, s:b}", "model", cli_json_str(lm_span_str(where)), "edits",
+        return cli_json_print(json_pack("{s:o, s:I, s:b, s:I, s:I, s:o, s:b}", "model", cli_json_str(lm_span_str(where)), "edits",
                                         (json_int_t)x->n, "in_place", r->in_place, "n_bytes_head", (json_int_t)r->n_head,
-                                        "n_bytes_copied", (json_int_t)r->n_copied, "written",
+                                        "n_bytes_copied", (json_int_t)r->n_copied, "beside",
+                                        *r->beside ? cli_json_str(lm_span_str(r->beside)) : json_null(), "written",
                                         !o->dry_run && (x->n > 0 || o->out)));
     if (x->n == 0 && !o->out) {
         printf("%s: nothing to change\n", cli_safe(lm_span_str(where)));
         return 0;
     }
+    if (*r->beside)
+        printf("%s: the chat template%s\n", cli_safe(lm_span_str(r->beside)), o->dry_run ? "; nothing written (dry run)" : "");
+    if (r->n_head == 0)
+        return 0;
     printf("%s: %zu edit%s, %s", cli_safe(lm_span_str(where)), x->n, x->n == 1 ? "" : "s",
            r->in_place ? "in place" : "a new file");
     printf(" (%s %s)%s\n", cli_bytes(size, sizeof size, r->in_place ? r->n_head : r->n_head + r->n_copied),

@@ -155,8 +155,10 @@ static const struct cli_opt opts[] = {
     {"top-p", 0, CLI_REAL, "P", AT(top_p), "Sample among the likeliest that make up this probability (default 1).", NULL},
     {"min-p", 0, CLI_REAL, "P", AT(min_p), "Leave out what is less likely than P times the likeliest (default 0).", NULL},
     {"repeat-penalty", 0, CLI_REAL, "X", AT(repeat),
-     "Divide the logits of tokens that occurred by X, multiply negative ones (default 1: off).", NULL},
-    {"presence-penalty", 0, CLI_REAL, "X", AT(presence), "Take X off the logits of tokens that occurred.", NULL},
+     "Divide the logits of tokens that occurred by X, multiply negative ones (default 1: off), as Hugging Face and "
+     "llama.cpp do.", NULL},
+    {"presence-penalty", 0, CLI_REAL, "X", AT(presence),
+     "Take X off the logits of tokens that occurred, as OpenAI and llama.cpp do.", NULL},
     {"frequency-penalty", 0, CLI_REAL, "X", AT(frequency), "Take X off them for each time they occurred.", NULL},
     {"penalty-window", 0, CLI_INT, "N", AT(window), "Look at the last N tokens only (default 0: all).", NULL},
     {"seed", 0, CLI_UINT64, "N", AT(seed), "Seed of the sampling; the same seed gives the same text (default: random, told).",
@@ -181,7 +183,8 @@ static const struct cli_cmd cmd = {
     .brief = "continue a text with a model, or talk to it",
     .synopsis = "MODEL -p TEXT",
     .about =
-        "Prints the continuation of a text, token by token as it comes, in whole characters; then, on standard error, "
+        "Prints the continuation of a text, token by token as it comes, in whole characters (bytes that are none become "
+        "U+FFFD); then, on standard error, "
         "the speed of reading and of writing and the device. It stops at the model's end-of-text token, in front of a "
         "--stop text, after -n tokens, or when the context is full. Without --temp it is greedy and always gives the "
         "same text.\n"

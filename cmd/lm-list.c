@@ -85,7 +85,7 @@ static int gather(struct listing *l, struct lm_err *e)
     for (size_t i = 0; i < n; i++) {
         const struct lm_tensor *t = lm_model_tensor(l->m, i);
         struct list_row *r = &l->all[i];
-        *r = (struct list_row){.t = t, .count = 1, .n_params = t->n_elems, .n_bytes = t->n_bytes};
+        *r = (struct list_row){.t = t, .count = 1, .n_params = t->n_elems, .n_bytes = lm_tensor_stored_bytes(t)};
         find_role(l, r);
         r->shared = !first_with_bytes(seen, l, t);
         l->n_params += r->shared ? 0 : r->n_params;
@@ -103,14 +103,14 @@ static bool same_kind(const struct list_row *a, const struct list_row *b)
 {
     return a->t->dtype == b->t->dtype && a->t->n_dims == b->t->n_dims && a->shared == b->shared &&
            memcmp(a->t->shape, b->t->shape, a->t->n_dims * sizeof a->t->shape[0]) == 0 &&
-           strcmp(a->folded, b->folded) == 0;
+           strcmp(a->folded, b->folded) == 0 && strcmp(list_type(a->t), list_type(b->t)) == 0;
 }
 
 static const char *fold_key(struct listing *l, const struct list_row *r)
 {
     char shape[200], text[1200];
 
-    snprintf(text, sizeof text, "%s %d %d %s", r->folded, (int)r->t->dtype, r->shared,
+    snprintf(text, sizeof text, "%s %s %d %s", r->folded, list_type(r->t), r->shared,
              lm_tensor_shape_str(r->t, shape, sizeof shape));
     return lm_arena_str(&l->arena, lm_span_str(text));
 }
@@ -145,6 +145,11 @@ static int compare_u64(uint64_t a, uint64_t b)
     return (a > b) - (a < b);
 }
 
+const char *list_type(const struct lm_tensor *t)
+{
+    return t->packed ? lm_tensor_scheme(t) : lm_dtype_name(t->dtype);
+}
+
 const char *list_row_name(const struct listing *l, const struct list_row *r)
 {
     return l->o.fold && r->count > 1 ? r->folded : r->t->name;
@@ -161,7 +166,7 @@ static int compare_rows(const void *pa, const void *pb, void *user)
     case LIST_SORT_NAME: d = strverscmp(list_row_name(l, a), list_row_name(l, b)); break;
     case LIST_SORT_SIZE: d = compare_u64(b->n_bytes, a->n_bytes); break;
     case LIST_SORT_PARAMS: d = compare_u64(b->n_params, a->n_params); break;
-    case LIST_SORT_DTYPE: d = strcmp(lm_dtype_name(a->t->dtype), lm_dtype_name(b->t->dtype)); break;
+    case LIST_SORT_DTYPE: d = strcmp(list_type(a->t), list_type(b->t)); break;
     }
     if (d == 0)
         d = (a->t > b->t) - (a->t < b->t);
@@ -177,7 +182,7 @@ static const char *group_key(struct listing *l, const struct list_row *r)
     if (l->o.by == LIST_BY_ROLE)
         return r->role;
     if (l->o.by == LIST_BY_DTYPE)
-        return lm_dtype_name(r->t->dtype);
+        return list_type(r->t);
     if (r->layer < 0)
         return "outside";
     snprintf(text, sizeof text, "%d", r->layer);
@@ -260,8 +265,10 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
     struct lm_span text;
     json_t *config = NULL;
 
-    if (lm_model_open_headers(&l->m, path, e) != 0)
+    if ((l->o.stored ? lm_model_open_stored : lm_model_open_headers)(&l->m, path, e) != 0)
         return -1;
+    if (!l->o.stored && lm_model_refused(l->m))
+        cli_note("%s: note: %s", cli_name(), lm_model_refused(l->m));
     int found = lm_config_read(&l->config, l->m, &l->why, e);
     if (found < 0)
         cli_note("%s: note: %s", cli_name(), e->text);
@@ -283,7 +290,7 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
         else
             list_print(l, config);
         fflush(stdout);
-        if (!l->o.names)
+        if (!l->o.names && !l->o.stored)
             mention_problems(l);
     }
     json_decref(config);
@@ -306,6 +313,8 @@ static const struct cli_opt opts[] = {
     {"reverse", 'r', CLI_FLAG, NULL, AT(reverse), "The other way round.", NULL},
     {"meta", 'm', CLI_FLAG, NULL, AT(meta), "Metadata instead of tensors; of an array the first elements.", NULL},
     {"names", 'n', CLI_FLAG, NULL, AT(names), "Only the names, one a line.", NULL},
+    {"stored", 'S', CLI_FLAG, NULL, AT(stored),
+     "The tensors one by one as the files hold them, also those that make up a quantized weight.", NULL},
     {"json", 0, CLI_FLAG, NULL, AT(json), "JSON on standard output.", NULL},
     {NULL, 0, 0, NULL, 0, NULL, NULL}};
 
@@ -319,11 +328,14 @@ static const struct cli_cmd cmd = {
         "file (or any part of a split set), an index.json or a folder with a checkpoint. Only headers are read, so "
         "the size of the model does not matter.\n"
         "\n"
-        "Tensors that lie in the same bytes of a file are counted once.\n"
+        "Tensors that lie in the same bytes of a file are counted once. The tensors that make up a quantized weight "
+        "(codes, scales, zero points of GPTQ, AWQ, FP8, bitsandbytes, compressed-tensors, MXFP4) are one line, with what "
+        "it is stored as in place of a type; --stored lists them.\n"
         "\n"
         "With --json: an object with format, architecture (null when the checkpoint does not say), n_layers, "
         "n_tensors, n_params, n_bytes (of tensor data) and tensors, a list of objects with name, dtype, shape (list), "
-        "n_params, n_bytes and share (of all parameters, 0 to 1); with --fold also count; shared is true where the "
+        "n_params, n_bytes and share (of all parameters, 0 to 1); with --fold also count; stored_as and members (names) "
+        "of a quantized weight; shared is true where the "
         "bytes were counted before. --by adds groups (key n_tensors n_params n_bytes share), --meta adds metadata "
         "(key to value; an array as type, n and first); left_out names what is there and is no tensor (text, records, "
         "links of an HDF5 file).\n",

@@ -10,13 +10,14 @@
 #include "gpu/engine.h"
 
 struct options {
-    const char *type, *name, *output_type, *embedding_type, *report, *device;
+    const char *to, *type, *name, *output_type, *embedding_type, *report, *device;
     struct cli_list imatrix, tensor_types, recipes;
     int threads;
     bool pure, force, dry_run, json, account, allow_unknown, leave_output, print_recipe, strict, errors, allow_nan;
     bool resume, commit, no_source_sums;
     const char *part, *reproduce;
     uint64_t split, max_ram;
+    int group_size;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -26,6 +27,11 @@ static const struct cli_opt opts[] = {
      "What to make: Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S, IQ4_XS "
      "IQ4_NL IQ3_M IQ3_S IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S, TQ2_0 TQ1_0, MXFP4_MOE NVFP4, Q2_0 Q1_0, "
      "or F16 BF16 F32 (required). Several, with commas, in one reading: DST is then a folder.", NULL},
+    {"to", 0, CLI_STRING, "FORMAT", AT(to),
+     "gguf (default) or safetensors: a folder for vLLM and transformers. Its types are FP8 (E4M3, a scale a row), "
+     "FP8_TENSOR (one scale), FP8_BLOCK (a scale for 128 x 128, as DeepSeek), INT8 (a scale a row), INT4 (a scale for "
+     "--group-size elements), all rounded to nearest.", NULL},
+    {"group-size", 0, CLI_INT, "N", AT(group_size), "Elements of a group of INT4 (default: 128).", NULL},
     {"reproduce", 0, CLI_STRING, "FILE", AT(reproduce),
      "Make FILE again from SRC by what it says of its making, write nothing, and compare: exit code 1 when a byte differs.",
      NULL},
@@ -65,7 +71,8 @@ static const struct cli_cmd cmd = {
     .brief = "quantize a checkpoint into a GGUF file",
     .synopsis = "SRC DST",
     .about =
-        "Reads SRC (safetensors or GGUF of any type; no file in between) and writes DST, a GGUF whose weights have the "
+        "Reads SRC (safetensors or GGUF of any type; no file in between) and writes DST, a GGUF (with --to safetensors a "
+        "folder) whose weights have the "
         "types of --type. Types, tensors and bytes are those of llama.cpp's llama-quantize, with and without "
         "importance. Before a byte is written it says how many tensors and parameters get which type, the real bits a "
         "weight, the size, which tensors cannot have the type asked for because of their shape, and what it takes: "
@@ -92,6 +99,7 @@ static const struct cli_cmd cmd = {
                 "  $ lm-quantize --type Q4_K_M --tensor-type 'blk\\.[0-3]\\.ffn_down=Q6_K' bielik-7b/ out.gguf\n"
                 "  $ lm-quantize --type Q6_K --dry-run bielik-7b.gguf\n"
                 "  $ lm-quantize --type Q4_K_M,Q6_K,Q8_0 bielik-7b/ quantized/\n"
+                "  $ lm-quantize --to safetensors --type FP8 bielik-7b/ bielik-7b-FP8/\n"
                 "  $ lm-quantize --reproduce bielik-7b-Q4_K_M.gguf bielik-7b/\n",
     .min_args = 1,
     .max_args = 2,
@@ -147,6 +155,29 @@ static int make_mix(struct parts *x, const struct options *o, struct lm_err *e)
     return 0;
 }
 
+/* Safetensors: the matrices in another form, all else as it is. */
+static int make_pack_request(struct lm_request *r, const struct options *o, const char *dst, struct lm_err *e)
+{
+    r->to = lm_format_find(o->to);
+    r->quantize = false;
+    r->pack = lm_pack_find(o->type);
+    if (!r->to || strcmp(o->to, "safetensors") != 0)
+        return lm_err_set(e, LM_USAGE, "--to is gguf or safetensors, not %s", o->to);
+    if (!r->pack)
+        return lm_err_set(e, LM_USAGE, "safetensors have no type %s; there are FP8, FP8_TENSOR, FP8_BLOCK, INT8 and INT4",
+                          o->type);
+    if (o->group_size < 0 || (o->group_size && r->pack->scales != LM_PACK_GROUP))
+        return lm_err_set(e, LM_USAGE, "--group-size is for INT4, and at least 1");
+    r->pack_group = (uint32_t)o->group_size;
+    if (o->imatrix.n || o->tensor_types.n || o->recipes.n || o->output_type || o->embedding_type || o->pure || o->errors || o->report)
+        return lm_err_set(e, LM_USAGE, "--imatrix, --tensor-type, --recipe, --output-type, --embedding-type, --pure, --errors "
+                          "and --report are for GGUF");
+    const char *dot = dst ? strrchr(dst, '.') : NULL;
+    if (dot && strcmp(dot, ".safetensors") == 0)
+        return lm_err_set(e, LM_USAGE, "%s: the result is a folder, for config.json belongs to it; end it with /", dst);
+    return !dst && !o->dry_run ? lm_err_set(e, LM_USAGE, "the destination is missing") : 0;
+}
+
 static int make_request(struct lm_request *r, struct parts *x, const struct options *o, const char *dst,
                         struct lm_err *e)
 {
@@ -157,6 +188,8 @@ static int make_request(struct lm_request *r, struct parts *x, const struct opti
                              .allow_nan = o->allow_nan, .no_source_sums = o->no_source_sums, .mix = &x->mix};
     if (!o->type)
         return lm_err_set(e, LM_USAGE, "--type is needed, for instance --type Q4_K_M");
+    if (o->to && strcmp(o->to, "gguf") != 0)
+        return make_pack_request(r, o, dst, e);
     r->ftype = lm_ftype_find(o->type);
     if (!r->ftype)
         return lm_err_set(e, LM_USAGE, "no type is called %s; see --help for those there are", o->type);

@@ -144,7 +144,7 @@ static char *report_text(const struct lm_plan *p, const char *src)
     json_object_set_new(o, "importance", importance_json(p->req.mix ? p->req.mix->importance : NULL));
     json_object_set_new(o, "total", total);
     json_object_set_new(o, "tensors", tensors);
-    char *text = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    char *text = cli_json_text(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(o);
     return text;
 }

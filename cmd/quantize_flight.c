@@ -76,7 +76,7 @@ static double estimate(const struct lm_plan *p, const struct account_run *r)
         for (size_t i = 0; i < p->n_items; i++) {
             const struct lm_plan_item *it = &p->items[i];
             bool weighted = it->importance != NULL;
-            if (lm_plan_action(it) != LM_ACTION_QUANTIZE && lm_plan_action(it) != LM_ACTION_CAST)
+            if (it->packs || (lm_plan_action(it) != LM_ACTION_QUANTIZE && lm_plan_action(it) != LM_ACTION_CAST))
                 continue;
             double *t = &per_value[it->dtype][weighted];
             if (*t == 0)

@@ -17,7 +17,7 @@ static void put_text(struct tok_buf *b, const char *s)
 /* JSON inside a script element: "</" would end it. */
 static void put_quoted(struct tok_buf *b, json_t *string)
 {
-    char *text = string ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
+    char *text = string ? cli_json_text(string, JSON_ENCODE_ANY) : NULL;
 
     for (const char *p = text ? text : "\"\""; *p; p++)
         *p == '<' ? put_text(b, "\\u003c") : tok_put(b, p, 1);

@@ -85,7 +85,7 @@ static void put_offsets(struct tok_buf *b, const struct lm_ids *l)
 
 static void put_quoted(struct tok_buf *b, json_t *string)
 {
-    char *text = string ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
+    char *text = string ? cli_json_text(string, JSON_ENCODE_ANY) : NULL;
 
     tok_put(b, text ? text : "null", text ? strlen(text) : 4);
     free(text);

@@ -66,6 +66,18 @@ static int32_t next_of(const struct verify *v, size_t pos)
 
 struct rooms { float *a, *b; struct lm_position *p; size_t n; };
 
+/* Where both models are: 0 done, 1 it has to be done here. */
+static int compare_there(struct verify *v, size_t at, size_t from, size_t n, struct lm_position *p, struct lm_err *e)
+{
+    int32_t *next = v->reference ? NULL : malloc(n * sizeof *next);
+
+    for (size_t i = 0; next && i < n; i++)
+        next[i] = next_of(v, at + from + i);
+    int rc = next ? lm_session_compare(v->a.session, v->b.session, from, n, v->vocab, next, p, e) : 1;
+    free(next);
+    return rc;
+}
+
 /* Both through a run of tokens, layer by layer: what is not needed of the weights can leave memory. */
 static int run_layers(struct verify *v, size_t at, size_t n, struct cli_progress *progress, struct lm_err *e)
 {
@@ -104,10 +116,12 @@ static int run_logits(struct verify *v, size_t at, size_t n, const struct rooms 
         here = n - from < r->n ? n - from : r->n;
         if (cli_stop)
             return lm_err_set(e, LM_INTERRUPTED, "interrupted");
-        if (lm_session_logits(v->a.session, from, here, r->a, e) != 0 || other_logits(v, at, from, here, r->b, e) != 0)
+        int there = compare_there(v, at, from, here, r->p, e);
+        if (there < 0 || (there > 0 && (lm_session_logits(v->a.session, from, here, r->a, e) != 0 ||
+                                        other_logits(v, at, from, here, r->b, e) != 0)))
             return -1;
 #pragma omp parallel for schedule(static) if (here > 1)
-        for (size_t i = 0; i < here; i++)
+        for (size_t i = 0; i < (there > 0 ? here : 0); i++)
             compare(v, &r->p[i], r->a + i * v->vocab, r->b + i * v->vocab, next_of(v, at + from + i));
         for (size_t i = 0; i < here; i++)
             note(v, at + from + i, &r->p[i]);

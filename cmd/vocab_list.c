@@ -160,8 +160,9 @@ static void show(void *user, size_t id)
         j->o->merges ? print_merge(j, id) : print_piece(j, id);
     } else {
         json_t *o = j->o->merges ? merge_json(j, id) : vocab_piece_json(j, id);
-        fputs(s->n ? ",\n    " : "\n    ", stdout);
-        json_dumpf(o, stdout, 0);
+        char *text = cli_json_text(o, 0);
+        printf("%s%s", s->n ? ",\n    " : "\n    ", text ? text : "null");
+        free(text);
         json_decref(o);
     }
     s->n++;
@@ -171,7 +172,7 @@ static void show(void *user, size_t id)
 static void begin_json(const struct vocab_job *j)
 {
     json_t *o = vocab_summary_json(j->v);
-    char *text = json_dumps(o, JSON_INDENT(2));
+    char *text = cli_json_text(o, JSON_INDENT(2));
     size_t n = text ? strlen(text) : 0;
 
     if (n > 2)

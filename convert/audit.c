@@ -209,6 +209,10 @@ static void count_active(struct lm_audit *a, const json_t *config)
         all = key_number(a, "expert_count");
     if (!used)
         used = key_number(a, "expert_used_count");
+    if (a->has_config && a->config.n_experts) {
+        all = a->config.n_experts;
+        used = a->config.n_experts_used;
+    }
     a->n_active = a->n_params;
     if (!all || !used || used >= all)
         all = used = 1;

@@ -17,7 +17,7 @@ struct lmc_scan {
     uint32_t small;    /* bits of the smallest magnitude that is not 0 */
     int32_t min, max;  /* ordered bits; start with lmc_scan_begin */
     double sum, sum2;  /* of finite values */
-    uint32_t hash[32];
+    uint32_t hash[64];
 };
 /* x [n], n <= LMC_SCAN_MAX; cols [n] gets the squares added, or NULL. */
 void lmc_scan_avx512(struct lmc_scan *s, const float *x, size_t n, float *cols);

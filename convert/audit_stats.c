@@ -116,7 +116,7 @@ static uint64_t fold_hash(const uint32_t *h)
 {
     uint64_t x = 0;
 
-    for (int i = 0; i < 32; i++)
+    for (int i = 0; i < 64; i++)
         x = mix(x + h[i] + 0x9e3779b97f4a7c15u);
     return x;
 }

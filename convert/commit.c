@@ -68,6 +68,8 @@ int lm_commit_begin(struct lm_commit **out, const char *dir, bool force, struct 
         c->dirfd = -1;
         c->force = force;
         c->dir = strdup(*dir ? dir : ".");
+        for (size_t n = c->dir ? strlen(c->dir) : 0; n > 1 && c->dir[n - 1] == '/'; n--)
+            c->dir[n - 1] = 0;
         bool here = c->dir && strcmp(c->dir, ".") == 0;
         c->at = here ? "" : c->dir;
         c->slash = here ? "" : "/";

@@ -7,6 +7,7 @@
 #include "libmodel/arch.h"
 #include "libmodel/format.h"
 #include "libmodel/imatrix.h"
+#include "libmodel/pack.h"
 #include "libmodel/quantizer.h"
 #include "libmodel/vocab.h"
 
@@ -72,6 +73,8 @@ struct lm_request {
     bool bare;                   /* tensors only, no small files beside them (a single .safetensors) */
     bool no_source_sums;         /* of a quantization: the output does not say what its source's tensors were */
     bool allow_unknown;          /* tensors that the architecture does not know keep their own names */
+    const struct lm_pack_type *pack; /* safetensors: how the matrices are stored; NULL: plain */
+    uint32_t pack_group;         /* of LM_PACK_GROUP; 0 = 128 */
 };
 
 enum lm_action { LM_ACTION_COPY, LM_ACTION_CAST, LM_ACTION_QUANTIZE, LM_ACTION_MAKE };
@@ -110,6 +113,7 @@ struct lm_plan_item {
     int layer;
     const char *why;             /* why this dtype, when it is not the one asked for ("rows of 1600 are not whole Q4_K blocks: Q5_0"); NULL */
     const struct lm_imatrix_entry *importance; /* of its columns; NULL: made without */
+    int packs;                   /* 1: src is the codes that a matrix is quantized to, 2: what goes with them */
     /* filled while running */
     uint64_t n_overflow, n_flushed, n_nan; /* finite to infinite; non-zero to zero; NaN or Inf in the source */
     struct lm_errors errors;     /* with lm_run_options.measure */

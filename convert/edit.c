@@ -7,30 +7,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "convert/plan.h"
+#include "convert/commit.h"
+#include "convert/edit_parts.h"
 #include "convert/stream.h"
 
-/* A copy leaves this much room in its head, so that the next edits need none. */
-enum { SLACK = 4096, BOUNCE = 1 << 16 };
-static const char padding_key[] = "libmodel.padding";
+enum { BOUNCE = 1 << 16 };
 
-/* The new file: a head, and runs of the old file's bytes behind it. */
-struct image {
-    uint8_t *head;
-    size_t n_head, n_text; /* n_text: without the zeros up to the data */
-    struct run { uint64_t from, to, n; } *runs;
-    size_t n_runs;
-    uint64_t n_bytes;
-};
-
-static void image_free(struct image *x)
+void lmc_image_free(struct lmc_image *x)
 {
     free(x->head);
     free(x->runs);
+    x->head = NULL;
+    x->runs = NULL;
 }
 
-/* Do all bytes behind the head stay where they are? */
-static bool stays(const struct image *x, const struct lm_model_file *f)
+bool lmc_image_stays(const struct lmc_image *x, const struct lm_model_file *f)
 {
     for (size_t i = 0; i < x->n_runs; i++)
         if (x->runs[i].from != x->runs[i].to)
@@ -38,116 +29,20 @@ static bool stays(const struct image *x, const struct lm_model_file *f)
     return x->n_head <= f->map.size && (x->n_runs == 0 ? x->n_bytes <= f->map.size : x->n_head <= x->runs[0].from);
 }
 
-/* ---- GGUF */
-
-static int gguf_layout(struct lm_layout *l, const struct lm_model *m, const struct lm_meta *meta, const char *const *names,
-                       struct lm_err *e)
-{
-    size_t n = lm_model_n_tensors(m);
-    struct lm_write_tensor *w = calloc(n + 1, sizeof *w);
-    struct lm_write_spec spec = {.tensors = w, .n_tensors = n, .meta = meta};
-
-    if (!w)
-        return lmc_nomem(e);
-    for (size_t i = 0; i < n; i++) {
-        const struct lm_tensor *t = lm_model_tensor(m, i);
-        w[i] = (struct lm_write_tensor){.name = names[i], .dtype = t->dtype, .n_dims = t->n_dims};
-        memcpy(w[i].shape, t->shape, sizeof w[i].shape);
-    }
-    int rc = lm_format_find("gguf")->layout(l, &spec, "model.gguf", e);
-    free(w);
-    return rc;
-}
-
-static int gguf_image(struct image *x, const struct lm_model *m, const struct lm_meta *meta, const char *const *names,
-                      struct lm_err *e)
-{
-    struct lm_layout l;
-
-    if (gguf_layout(&l, m, meta, names, e))
-        return -1;
-    *x = (struct image){.head = l.files[0].head, .n_head = l.files[0].n_head, .n_bytes = l.files[0].n_bytes,
-                        .n_runs = lm_model_n_tensors(m)};
-    l.files[0].head = NULL;
-    x->n_text = x->n_head;
-    if (x->n_runs > 0) { /* zeros up to the data: they replace what an older head left there */
-        uint8_t *whole = realloc(x->head, l.places[0].offset);
-        if (!whole) {
-            lm_layout_free(&l);
-            return lmc_nomem(e);
-        }
-        memset(whole + x->n_head, 0, l.places[0].offset - x->n_head);
-        x->head = whole;
-        x->n_head = l.places[0].offset;
-    }
-    x->runs = calloc(x->n_runs + 1, sizeof *x->runs);
-    for (size_t i = 0; x->runs && i < x->n_runs; i++) {
-        const struct lm_tensor *t = lm_model_tensor(m, i);
-        x->runs[i] = (struct run){t->offset, l.places[i].offset, t->n_bytes};
-    }
-    lm_layout_free(&l);
-    return x->runs ? 0 : lmc_nomem(e);
-}
-
-/* Where the data begin. */
-static uint64_t data_start(const struct lm_model *m)
-{
-    return lm_model_n_tensors(m) ? lm_model_tensor(m, 0)->offset : lm_model_file(m, 0)->map.size;
-}
-
-/* A text of spaces as the last pair, which takes n bytes with its key. */
-static int set_padding(struct lm_meta *meta, uint64_t n, struct lm_err *e)
-{
-    const uint64_t key = 8 + sizeof padding_key - 1 + 4 + 8;
-    char *spaces = n >= key ? malloc(n - key + 1) : NULL;
-
-    if (!spaces)
-        return n >= key ? lmc_nomem(e) : 0;
-    memset(spaces, ' ', n - key);
-    int rc = lm_meta_set_str(meta, padding_key, lm_span_of(spaces, n - key)) < 0 ? lmc_nomem(e) : 0;
-    free(spaces);
-    return rc;
-}
-
-static int plan_gguf(struct image *x, const struct lm_model *m, const struct lm_edit *edits, size_t n, bool copy,
-                     struct lm_err *e)
-{
-    const char **names = calloc(lm_model_n_tensors(m) + 1, sizeof *names);
-    struct lm_meta *meta = NULL;
-    int rc = names ? lmc_edit_meta(&meta, names, m, edits, n, e) : lmc_nomem(e);
-
-    if (rc == 0)
-        lm_meta_remove(meta, padding_key);
-    if (rc == 0)
-        rc = gguf_image(x, m, meta, names, e);
-    if (rc == 0 && (copy || !stays(x, lm_model_file(m, 0)))) {
-        uint64_t start = data_start(m), room = start > x->n_text && !copy ? start - x->n_text : SLACK;
-        image_free(x);
-        *x = (struct image){0};
-        rc = set_padding(meta, room, e) ? -1 : gguf_image(x, m, meta, names, e);
-        if (rc == 0 && !copy && !stays(x, lm_model_file(m, 0)) && room != SLACK) {
-            image_free(x);
-            *x = (struct image){0};
-            rc = set_padding(meta, SLACK, e) ? -1 : gguf_image(x, m, meta, names, e);
-        }
-    }
-    lm_meta_free(meta);
-    free(names);
-    return rc;
-}
-
 /* ---- safetensors */
 
-static int plan_safetensors(struct image *x, const struct lm_model_file *f, const struct lm_edit *edits, size_t n, bool copy,
-                            struct lm_err *e)
+static int image_safetensors(struct lmc_image *x, const struct lm_model *m, size_t file, const struct lm_edit *edits, size_t n,
+                             bool copy, struct lm_err *e)
 {
+    const struct lm_model_file *f = lm_model_file(m, file);
     uint64_t n_old = lm_load_u64le(f->map.data), n_new;
     char *text = NULL;
 
     if (lmc_edit_header(&text, lm_span_of(f->map.data + 8, (size_t)n_old), edits, n, e))
         return -1;
     size_t k = strlen(text);
-    n_new = !copy && k <= n_old ? n_old : (k + 7) / 8 * 8 + (copy ? 0 : SLACK / 4);
+    n_new = !copy && k <= n_old ? n_old : (k + 7) / 8 * 8 + LMC_PADDING / 4;
+    *x = (struct lmc_image){.file = file};
     x->head = malloc(8 + n_new);
     x->runs = calloc(1, sizeof *x->runs);
     if (!x->head || !x->runs) {
@@ -159,7 +54,7 @@ static int plan_safetensors(struct image *x, const struct lm_model_file *f, cons
     memcpy(x->head + 8, text, k);
     free(text);
     x->n_head = 8 + n_new;
-    x->runs[0] = (struct run){8 + n_old, 8 + n_new, f->map.size - 8 - n_old};
+    x->runs[0] = (struct lmc_run){8 + n_old, 8 + n_new, f->map.size - 8 - n_old};
     x->n_runs = 1;
     x->n_bytes = 8 + n_new + x->runs[0].n;
     return 0;
@@ -167,7 +62,7 @@ static int plan_safetensors(struct image *x, const struct lm_model_file *f, cons
 
 /* ---- writing */
 
-static int copy_run(int from, int to, struct run r, struct lm_err *e)
+static int copy_run(int from, int to, struct lmc_run r, struct lm_err *e)
 {
     uint8_t buf[BOUNCE];
 
@@ -190,27 +85,72 @@ static int copy_run(int from, int to, struct run r, struct lm_err *e)
     return 0;
 }
 
-static int fill_copy(const struct image *x, const struct lm_model *m, int fd, struct lm_err *e)
+static int fill_copy(const struct lmc_image *x, const struct lm_model *m, int fd, struct lm_err *e)
 {
     if (lm_pwrite_all(fd, x->head, x->n_head, 0, e))
         return -1;
     for (size_t i = 0; i < x->n_runs; i++)
-        if (copy_run(lm_model_file(m, 0)->fd, fd, x->runs[i], e))
+        if (copy_run(lm_model_file(m, x->file)->fd, fd, x->runs[i], e))
             return -1;
     return lm_model_check_unchanged(m, e);
 }
 
-static int write_copy(const struct image *x, const struct lm_model *m, const char *path, bool force, struct lm_err *e)
+static int check_tensors(const char *path, const struct lm_model *m, struct lm_err *e)
+{
+    struct lm_model *again;
+
+    if (lm_model_open_stored(&again, path, e))
+        return -1;
+    int rc = lm_model_n_tensors(again) == lm_model_n_tensors(m) ? 0 : lm_err_set(e, LM_MISMATCH, "tensors were lost");
+    lm_model_close(again);
+    return rc;
+}
+
+/* A file that is a model of its own is read before it has its name; one of a set cannot be without the others. */
+static int check_before(const struct lm_commit *c, const struct lm_model *m, const char *name, struct lm_err *e)
+{
+    char *path;
+
+    if (lm_model_n_files(m) > 1)
+        return 0;
+    int rc = lmc_commit_preview(&path, c, name, e);
+    if (rc == 0 && check_tensors(path, m, e))
+        rc = lm_err_prefix(e, "%s: what was written cannot be read back", name);
+    lmc_commit_preview_end(c, path);
+    return rc;
+}
+
+/* What several files become together: an index comes last. */
+struct copies { const struct lmc_image *images; size_t n; const char *index, *text; /* NULL: none */ };
+
+static int add_copies(struct lm_commit *c, const struct copies *x, const struct lm_model *m, const char *only, struct lm_err *e)
+{
+    int fd;
+
+    for (size_t i = 0; i < x->n; i++) {
+        const char *name = only ? only : lmc_base_name(lm_model_file(m, x->images[i].file)->path);
+        if (lm_commit_add(c, name, x->images[i].n_bytes, &fd, e) || fill_copy(&x->images[i], m, fd, e))
+            return -1;
+    }
+    if (!x->text)
+        return check_before(c, m, only ? only : lmc_base_name(lm_model_file(m, x->images[0].file)->path), e);
+    return lm_commit_add(c, lmc_base_name(x->index), strlen(x->text), &fd, e) ||
+           lm_pwrite_all(fd, x->text, strlen(x->text), 0, e) ? -1 : 0;
+}
+
+/* path: of the first file; only: the name of a single one. */
+static int write_copies(const struct copies *x, const struct lm_model *m, const char *path, const char *only, bool force,
+                        struct lm_err *e)
 {
     const char *base = lmc_base_name(path);
     char *dir = base == path ? strdup(".") : strndup(path, (size_t)(base - path));
     struct lm_commit *c = NULL;
-    int fd, rc = -1;
+    int rc = -1;
 
     if (!dir)
         return lmc_nomem(e);
-    if (lm_commit_begin(&c, dir, force, e) == 0 && lm_commit_add(c, base, x->n_bytes, &fd, e) == 0)
-        rc = fill_copy(x, m, fd, e);
+    if (lm_commit_begin(&c, dir, force, e) == 0)
+        rc = add_copies(c, x, m, only, e);
     if (rc == 0)
         rc = lm_commit_finish(c, e);
     else
@@ -220,85 +160,190 @@ static int write_copy(const struct image *x, const struct lm_model *m, const cha
 }
 
 /* What was written opens, with as many tensors; else the old head comes back. */
-static int check_result(const char *path, const struct lm_model *m, struct lm_err *e)
+static int write_in_place(const struct lmc_image *x, const struct lm_model *m, struct lm_err *e)
 {
-    struct lm_model *again;
-
-    if (lm_model_open_stored(&again, path, e))
-        return -1;
-    int rc = lm_model_n_tensors(again) == lm_model_n_tensors(m)
-                 ? 0 : lm_err_set(e, LM_MISMATCH, "%s: tensors were lost", path);
-    lm_model_close(again);
-    return rc;
-}
-
-static int write_in_place(const struct image *x, const struct lm_model *m, const char *path, struct lm_err *e)
-{
+    const char *path = lm_model_file(m, x->file)->path;
     struct lm_err ignored;
     uint8_t *old = malloc(x->n_head + 1);
 
     if (!old)
         return lmc_nomem(e);
-    int rc = lmc_pread_all(lm_model_file(m, 0)->fd, old, x->n_head, 0, e);
+    int rc = lmc_pread_all(lm_model_file(m, x->file)->fd, old, x->n_head, 0, e);
     if (rc == 0)
         rc = lm_model_check_unchanged(m, e);
     if (rc == 0)
         rc = lmc_place_head(path, x->head, x->n_head, e);
-    if (rc == 0 && (rc = check_result(path, m, e)))
+    if (rc == 0 && (rc = check_tensors(lm_model_path(m), m, e))) {
+        lm_err_prefix(e, "%s", path);
         lmc_place_head(path, old, x->n_head, &ignored);
+    }
     free(old);
+    return rc;
+}
+
+/* ---- what is asked of which file */
+
+static int refuse(const struct lm_model *m, const struct lm_edit_options *o, struct lm_err *e)
+{
+    const char *name = lm_model_format(m)->name;
+    struct stat s;
+
+    if (strcmp(name, "gguf") != 0 && strcmp(name, "safetensors") != 0)
+        return lm_err_set(e, LM_UNSUPPORTED, "%s: only GGUF and safetensors files can be edited; convert it first",
+                          lm_model_path(m));
+    if (o->out && lm_model_n_files(m) != 1)
+        return lm_err_set(e, LM_UNSUPPORTED, "%s: %zu files belong together and are edited where they lie: leave out --output, or "
+                          "make one file with lm-convert --merge", lm_model_path(m), lm_model_n_files(m));
+    for (size_t i = 0; i < lm_model_n_tensors(m); i++)
+        if (lm_model_tensor(m, i)->big_endian)
+            return lm_err_set(e, LM_UNSUPPORTED, "%s: a big-endian file; lm-convert makes a usual one of it, which can be "
+                              "edited", lm_model_path(m));
+    if (o->out && stat(o->out, &s) == 0 && (uint64_t)s.st_dev == lm_model_file(m, 0)->dev &&
+        (uint64_t)s.st_ino == lm_model_file(m, 0)->ino)
+        return lm_err_set(e, LM_USAGE, "%s is the source itself: without --output it is edited", o->out);
+    return 0;
+}
+
+/* A tensor's new name goes to its file, all else to the first. */
+static size_t file_of(const struct lm_model *m, const struct lm_edit *x)
+{
+    const struct lm_tensor *t = x->what == LM_EDIT_RENAME ? lm_model_find(m, x->key) : NULL;
+
+    return t ? t->file : 0;
+}
+
+static bool is_touched(const struct lm_model *m, size_t file, const struct lm_edit *edits, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (file_of(m, &edits[i]) == file)
+            return true;
+    return file == 0 && n == 0;
+}
+
+/* The edits of one file of safetensors. */
+static int part_of_safetensors(struct lmc_image *x, const struct lm_model *m, size_t file, const struct lm_edit *edits, size_t n,
+                               bool copy, struct lm_err *e)
+{
+    struct lm_edit *mine = calloc(n + 1, sizeof *mine);
+    size_t k = 0;
+    int rc = mine ? 0 : lmc_nomem(e);
+
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        const struct lm_tensor *there = edits[i].what == LM_EDIT_RENAME ? lm_model_find(m, edits[i].to) : NULL;
+        if (file_of(m, &edits[i]) != file)
+            continue;
+        if (there && there->file != file && lm_model_find(m, edits[i].key))
+            rc = lm_err_set(e, LM_USAGE, "'%s' cannot be renamed '%s': that exists already", edits[i].key, edits[i].to);
+        mine[k++] = edits[i];
+    }
+    if (rc == 0)
+        rc = image_safetensors(x, m, file, mine, k, copy, e);
+    free(mine);
+    return rc;
+}
+
+/* Images of the files that change. */
+static int make_images(struct lmc_image *images, size_t *n_images, const struct lm_model *m, const struct lm_edit *edits, size_t n,
+                       bool copy, struct lm_err *e)
+{
+    const char **names = calloc(lm_model_n_tensors(m) + 1, sizeof *names);
+    struct lm_meta *meta = NULL;
+    bool gguf = lmc_is_gguf(m);
+    int rc = names ? 0 : lmc_nomem(e);
+
+    if (rc == 0 && gguf)
+        rc = lmc_edit_meta(&meta, names, m, edits, n, e);
+    for (size_t f = 0; rc == 0 && f < lm_model_n_files(m); f++) {
+        struct lmc_image *x = &images[*n_images];
+        if (!is_touched(m, f, edits, n))
+            continue;
+        rc = gguf ? lmc_image_gguf(x, m, f, meta, names, copy, e) : part_of_safetensors(x, m, f, edits, n, copy, e);
+        ++*n_images;
+    }
+    lm_meta_free(meta);
+    free(names);
+    return rc;
+}
+
+static int write_images(struct lm_edit_result *r, const struct copies *x, const struct lm_model *m,
+                        const struct lm_edit_options *o, struct lm_err *e)
+{
+    const char *first = lm_model_file(m, x->images[0].file)->path;
+
+    if (r->in_place)
+        return write_in_place(&x->images[0], m, e);
+    if (write_copies(x, m, o->out ? o->out : first, o->out ? lmc_base_name(o->out) : NULL, !o->out || o->force, e))
+        return -1;
+    return lm_model_n_files(m) > 1 && check_tensors(lm_model_path(m), m, e) ? lm_err_prefix(e, "%s", first) : 0;
+}
+
+static int edit_files(struct lm_edit_result *r, const struct lm_model *m, const struct lm_edit *edits, size_t n,
+                      const struct lm_edit_options *o, struct lm_err *e)
+{
+    struct lmc_image *images = calloc(lm_model_n_files(m), sizeof *images);
+    struct copies x = {.images = images};
+    char *index = NULL, *text = NULL;
+    int rc = images ? make_images(images, &x.n, m, edits, n, o->out, e) : lmc_nomem(e);
+
+    if (rc == 0 && !lmc_is_gguf(m) && lm_model_n_files(m) > 1)
+        rc = lmc_edit_index(&index, &text, m, edits, n, e);
+    x.index = index;
+    x.text = text;
+    r->in_place = rc == 0 && !o->out && x.n == 1 && !text && lmc_image_stays(&images[0], lm_model_file(m, images[0].file));
+    for (size_t f = 0; rc == 0 && f < x.n; f++) {
+        r->n_head += images[f].n_head;
+        for (size_t i = 0; !r->in_place && i < images[f].n_runs; i++)
+            r->n_copied += images[f].runs[i].n;
+    }
+    if (rc == 0 && !o->dry && n + (o->out != NULL) > 0)
+        rc = write_images(r, &x, m, o, e);
+    for (size_t f = 0; images && f < x.n; f++)
+        lmc_image_free(&images[f]);
+    free(images);
+    free(index);
+    free(text);
     return rc;
 }
 
 /* ---- all */
 
-static int refuse_sets(const struct lm_model *m, struct lm_err *e)
+/* The template of a model whose tensors have none beside them: edits without it. */
+static int take_template(struct lm_edit_result *r, const struct lm_model *m, struct lm_edit *edits, size_t *n,
+                         const struct lm_edit_options *o, struct lm_err *e)
 {
-    const char *name = lm_model_format(m)->name;
+    size_t kept = 0;
 
-    if (strcmp(name, "gguf") != 0 && strcmp(name, "safetensors") != 0)
-        return lm_err_set(e, LM_UNSUPPORTED, "%s: only GGUF and safetensors files can be edited; convert it first",
-                          lm_model_path(m));
-    if (lm_model_n_files(m) != 1)
-        return lm_err_set(e, LM_UNSUPPORTED, "%s: %zu files belong together; lm-convert makes one of them, which can be edited",
-                          lm_model_path(m), lm_model_n_files(m));
-    for (size_t i = 0; i < lm_model_n_tensors(m); i++)
-        if (lm_model_tensor(m, i)->big_endian)
-            return lm_err_set(e, LM_UNSUPPORTED, "%s: a big-endian file; lm-convert makes a usual one of it, which can be "
-                              "edited", lm_model_path(m));
+    for (size_t i = 0; i < *n; i++) {
+        char *where;
+        if (lmc_is_gguf(m) || edits[i].what != LM_EDIT_SET || strcmp(edits[i].key, "tokenizer.chat_template") != 0) {
+            edits[kept++] = edits[i];
+            continue;
+        }
+        if (o->out)
+            return lm_err_set(e, LM_USAGE, "the chat template of safetensors lies beside them: leave out --output");
+        if (lmc_edit_template(&where, m, edits[i].text, o->dry, e))
+            return -1;
+        snprintf(r->beside, sizeof r->beside, "%s", where);
+        free(where);
+    }
+    *n = kept;
     return 0;
 }
 
-static int refuse_same(const struct lm_model *m, const char *out, struct lm_err *e)
+static int edit_open(struct lm_edit_result *r, const struct lm_model *m, const struct lm_edit *edits, size_t n,
+                     const struct lm_edit_options *o, struct lm_err *e)
 {
-    struct stat s;
+    struct lm_edit *rest = calloc(n + 1, sizeof *rest);
+    size_t k = n;
 
-    if (stat(out, &s) == 0 && (uint64_t)s.st_dev == lm_model_file(m, 0)->dev && (uint64_t)s.st_ino == lm_model_file(m, 0)->ino)
-        return lm_err_set(e, LM_USAGE, "%s is the source itself: without --output it is edited", out);
-    return 0;
-}
-
-static int edit_open(struct lm_edit_result *r, const struct lm_model *m, const char *path, const struct lm_edit *edits,
-                     size_t n, const struct lm_edit_options *o, struct lm_err *e)
-{
-    const struct lm_model_file *f = lm_model_file(m, 0);
-    struct image x = {0};
-    bool gguf = lmc_is_gguf(m);
-    int rc = gguf ? plan_gguf(&x, m, edits, n, o->out, e) : plan_safetensors(&x, f, edits, n, o->out, e);
-
-    if (rc == 0) {
-        r->in_place = !o->out && stays(&x, f);
-        r->n_head = x.n_head;
-        for (size_t i = 0; !r->in_place && i < x.n_runs; i++)
-            r->n_copied += x.runs[i].n;
-    }
-    if (rc == 0 && !o->dry && n + (o->out != NULL) > 0) {
-        const char *to = o->out ? o->out : path;
-        rc = r->in_place ? write_in_place(&x, m, path, e) : write_copy(&x, m, to, !o->out || o->force, e);
-        if (rc == 0 && !r->in_place)
-            rc = check_result(to, m, e);
-    }
-    image_free(&x);
+    if (!rest)
+        return lmc_nomem(e);
+    if (n)
+        memcpy(rest, edits, n * sizeof *rest);
+    int rc = refuse(m, o, e) || take_template(r, m, rest, &k, o, e) ? -1 : 0;
+    if (rc == 0 && (k > 0 || n == 0))
+        rc = edit_files(r, m, rest, k, o, e);
+    free(rest);
     return rc;
 }
 
@@ -317,9 +362,7 @@ int lm_edit(struct lm_edit_result *r, const char *path, const struct lm_edit *ed
     if (rc == 0)
         rc = lm_model_open_stored(&m, real, e);
     if (rc == 0)
-        rc = refuse_sets(m, e) || (o->out && refuse_same(m, o->out, e)) ? -1 : 0;
-    if (rc == 0)
-        rc = edit_open(r, m, lm_model_file(m, 0)->path, edits, n, o, e);
+        rc = edit_open(r, m, edits, n, o, e);
     lm_model_close(m);
     free(real);
     return rc;

@@ -20,9 +20,14 @@ struct lm_edit_options {
 struct lm_edit_result {
     bool in_place;              /* only the head was (would be) written */
     uint64_t n_head, n_copied;  /* bytes */
+    char beside[512];           /* a small file beside the tensors that was changed, or empty */
 };
-/* path: one GGUF or safetensors file, or a folder that holds one. The file is
- * at any moment the old or the new one; a crash while a head is rewritten in
+/* path: a GGUF or safetensors file, a set of them, or a folder that holds one.
+ * In a set keys are the first file's, names those of the file that holds the
+ * tensor (and of index.json); when several files change they are all written
+ * anew and get their names together. The chat template of safetensors
+ * (tokenizer.chat_template) is chat_template.jinja beside them or in
+ * tokenizer_config.json. A file is at any moment the old or the new one; a crash while a head is rewritten in
  * place leaves a hidden file (.NAME.edit) from which the next lm_edit of the
  * file, also one without edits, completes it. *r: what was done. */
 int lm_edit(struct lm_edit_result *r, const char *path, const struct lm_edit *edits, size_t n,
@@ -38,6 +43,7 @@ int lmc_edit_header(char **out, struct lm_span header, const struct lm_edit *edi
 
 /* edit_place.c: overwriting the beginning of a file so that a crash in between can be made good. */
 int lmc_place_head(const char *path, const void *head, size_t n, struct lm_err *e);
-int lmc_place_recover(const char *path, struct lm_err *e); /* completes what a crash left; 0 when there is nothing */
+/* Completes what a crash left of the file, of any of its set, of any in the folder; 0 when there is nothing. */
+int lmc_place_recover(const char *path, struct lm_err *e);
 
 #endif

@@ -1,6 +1,7 @@
 /* .NAME.edit: "lmedit1\n", u64 size of the file it belongs to, u64 bytes of the
  * head, u64 sum of the head, the head. It is on the disk before the first byte
  * of the file changes, and goes when the file is on the disk. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -126,7 +127,7 @@ static int recover(const char *path, const char *hidden, int fd, struct lm_err *
     return rc;
 }
 
-int lmc_place_recover(const char *path, struct lm_err *e)
+static int recover_one(const char *path, struct lm_err *e)
 {
     char *hidden = hidden_name(path);
     int fd = hidden ? open(hidden, O_RDONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
@@ -137,5 +138,49 @@ int lmc_place_recover(const char *path, struct lm_err *e)
         close(fd);
     }
     free(hidden);
+    return rc;
+}
+
+/* Is a file of this name in the folder of path what path means: itself, one of its set, any of a folder? */
+static bool is_meant(const char *name, size_t n, const char *base, bool folder)
+{
+    const char *of = strstr(base, "-of-");
+    size_t same = of && of - base > 5 ? (size_t)(of - base) - 5 : 0; /* up to the number of the part */
+
+    return folder || (strlen(base) == n && memcmp(base, name, n) == 0) ||
+           (same > 0 && n == strlen(base) && memcmp(name, base, same) == 0);
+}
+
+static int recover_in(const char *dir, const char *base, bool folder, struct lm_err *e)
+{
+    DIR *d = opendir(dir);
+    int rc = 0;
+
+    for (struct dirent *x; d && rc == 0 && (x = readdir(d));) {
+        size_t n = strlen(x->d_name);
+        char *path = NULL;
+        if (n < 7 || x->d_name[0] != '.' || strcmp(x->d_name + n - 5, ".edit") != 0 ||
+            !is_meant(x->d_name + 1, n - 6, base, folder))
+            continue;
+        if (asprintf(&path, "%s/%.*s", dir, (int)(n - 6), x->d_name + 1) < 0)
+            rc = lmc_nomem(e);
+        else
+            rc = recover_one(path, e);
+        free(path);
+    }
+    if (d)
+        closedir(d);
+    return rc;
+}
+
+int lmc_place_recover(const char *path, struct lm_err *e)
+{
+    const char *base = lmc_base_name(path);
+    char *dir = base == path ? strdup(".") : strndup(path, (size_t)(base - path));
+    struct stat s;
+    bool folder = stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+    int rc = dir ? recover_in(folder ? path : dir, base, folder, e) : lmc_nomem(e);
+
+    free(dir);
     return rc;
 }

@@ -217,7 +217,8 @@ static void give_up(const struct parts *p, bool *taken, bool *lost)
 
 static void finish_parts(struct lmc_canons *c, struct parts *p, bool *lost)
 {
-    qsort(p->at, p->n, sizeof *p->at, by_place);
+    if (p->n)
+        qsort(p->at, p->n, sizeof *p->at, by_place);
     for (size_t i = 0, k; i < p->n; i = k) {
         for (k = i; k < p->n && p->at[k].whole == p->at[i].whole; k++)
             ;

@@ -118,6 +118,8 @@ enum lm_action lm_plan_action(const struct lm_plan_item *it)
 {
     if (!it->src)
         return LM_ACTION_MAKE;
+    if (it->packs)
+        return it->packs == 1 ? LM_ACTION_QUANTIZE : LM_ACTION_MAKE;
     if (it->src->dtype == it->dtype && it->transform != LM_T_PLUS_ONE)
         return LM_ACTION_COPY;
     return lm_dtype_info(it->dtype)->kind == LM_KIND_QUANT ? LM_ACTION_QUANTIZE : LM_ACTION_CAST;
@@ -471,15 +473,26 @@ static int note_left_out(struct lm_plan *p, struct lm_err *e)
     return n > SHOWN ? lmc_note(p, e, "left out: %zu more that are no tensors (lm-list names them)", n - SHOWN) : 0;
 }
 
+/* A GGUF that is split, merged or copied stays what it is; any other gets room for later edits. */
+static int leave_room(struct lm_plan *p, struct lm_err *e)
+{
+    if (!lmc_to_gguf(p) || (lmc_is_gguf(p->src) && !p->req.quantize))
+        return 0;
+    lm_meta_remove(p->meta, LMC_PADDING_KEY);
+    return lmc_set_padding(p->meta, LMC_PADDING, e);
+}
+
 static int fill(struct lm_plan *p, struct lm_err *e)
 {
     if (note_left_out(p, e))
         return -1;
     if (p->req.compress && lmc_note(p, e, "compressed (shuffle, deflate): sizes are given as they are before"))
         return -1;
-    if (check_request(&p->req, e) || note_assumed(p, e) || bind_source(p, e) || plan_items(p, e) || lmc_plan_types(p, e))
+    if (check_request(&p->req, e) || note_assumed(p, e) || bind_source(p, e) || plan_items(p, e) || lmc_plan_types(p, e) ||
+        lmc_plan_pack(p, e))
         return -1;
-    if (lmc_plan_importance(p, e) || lmc_plan_meta(p, e) || lmc_importance_meta(p, e) || lmc_recipe_meta(p, e))
+    if (lmc_plan_importance(p, e) || lmc_plan_meta(p, e) || lmc_importance_meta(p, e) || lmc_recipe_meta(p, e) ||
+        leave_room(p, e))
         return -1;
     if (lmc_plan_back(p, e) || lmc_plan_sides(p, e))
         return -1;

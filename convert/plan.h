@@ -44,6 +44,11 @@ bool lmc_has_packed(const struct lm_model *m);
 int lmc_keep_packed(struct lm_plan *p, struct lm_plan_item *it, struct lm_err *e);
 int lmc_match_packed(struct lm_plan *p, struct lm_plan_item *it, struct lm_err *e);
 int lmc_note_packed(struct lm_plan *p, struct lm_err *e); /* which were repacked, which decoded */
+/* plan_pack.c: the other way, into safetensors (lm_request.pack), and its
+ * quantization_config (new reference; NULL: out of memory). */
+int lmc_plan_pack(struct lm_plan *p, struct lm_err *e);
+struct json_t;
+struct json_t *lmc_pack_config(const struct lm_plan *p);
 /* plan_type.c: the output's dtypes. */
 int lmc_plan_types(struct lm_plan *p, struct lm_err *e);
 /* importance.c: gives each item its columns' importance; -1 when it does not fit
@@ -53,6 +58,11 @@ int lmc_importance_meta(struct lm_plan *p, struct lm_err *e);
 /* recipe.c: r may be NULL. */
 bool lmc_recipe_has_rules(const struct lm_recipe *r);
 /* reproduce.c: how a quantized output was made, for itself to tell. */
+/* The key whose text of spaces leaves room for later edits of a GGUF's head. */
+#define LMC_PADDING_KEY "libmodel.padding"
+enum { LMC_PADDING = 4096 }; /* bytes in what is written new: room for another chat template */
+/* edit_gguf.c: as the last pair, n bytes with its key; nothing when n is too small for that. */
+int lmc_set_padding(struct lm_meta *meta, uint64_t n, struct lm_err *e);
 int lmc_recipe_meta(struct lm_plan *p, struct lm_err *e);
 /* The sums of the source as they are now, zeros before the run: they take the same room. */
 int lmc_recipe_sums(struct lm_plan *p, struct lm_err *e);

@@ -342,8 +342,11 @@ static int gguf_meta(struct lm_plan *p, struct lm_err *e)
  * pairs and small files do. */
 static int keeper_meta(struct lm_plan *p, struct lm_err *e)
 {
+    /* Others' HDF5 and npz files carry nothing: theirs lie beside them. */
+    bool beside = !has_keys(p->src) && !lm_meta_get(lm_model_meta(p->src), LMC_SOURCE "config.json");
+
     if (lm_model_format(p->src)->carries)
-        return copy_container(p, e);
+        return copy_container(p, e) || (beside && embed_files(p, e)) ? -1 : 0;
     if (has_keys(p->src))
         return gguf_meta(p, e);
     return copy_keys(p, e) || put_name(p, e) || embed_sources(p, e) ? -1 : 0;

@@ -110,7 +110,7 @@ int lmc_note_packed(struct lm_plan *p, struct lm_err *e)
 
     for (size_t i = 0; i < p->n_items; i++) {
         const struct lm_plan_item *it = &p->items[i];
-        if (!it->src || !it->src->packed)
+        if (!it->src || !it->src->packed || it->packs)
             continue;
         struct way w = {lm_tensor_scheme(it->src), it->dtype, it->src->dtype == it->dtype && it->dtype != LM_F32, 1};
         for (k = 0; k < n && (strcmp(ways[k].scheme, w.scheme) || ways[k].to != w.to || ways[k].repacked != w.repacked); k++);

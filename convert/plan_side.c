@@ -39,14 +39,16 @@ static const char *torch_dtype(const struct lm_plan *p)
 char *lmc_cast_config(const struct lm_plan *p, struct lm_span text)
 {
     bool packed = lmc_has_packed(p->src);
-    json_t *root = p->req.dtype < 0 && !packed ? NULL : json_loadb((const char *)text.data, text.size, 0, NULL);
+    json_t *root = p->req.dtype < 0 && !packed && !p->req.pack ? NULL : json_loadb((const char *)text.data, text.size, 0, NULL);
     char *patched = NULL;
 
     if (json_is_object(root)) {
         const char *key = json_object_get(root, "dtype") ? "dtype" : "torch_dtype";
         if (packed) /* its weights are plain now */
             json_object_del(root, "quantization_config");
-        if (json_object_set_new(root, key, json_string(torch_dtype(p))) == 0)
+        if (p->req.pack)
+            json_object_set_new(root, "quantization_config", lmc_pack_config(p));
+        if (p->req.pack || json_object_set_new(root, key, json_string(torch_dtype(p))) == 0)
             patched = json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
     }
     json_decref(root);

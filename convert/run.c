@@ -290,6 +290,10 @@ static int read_back(const struct run *r, struct lm_err *e)
 
     if (rc == 0)
         rc = lm_model_open(&m, path, e);
+    if (rc == 0 && r->p->req.pack) { /* it is a model; compared is what it is stored as */
+        lm_model_close(m);
+        rc = lm_model_open_stored(&m, path, e);
+    }
     if (rc == 0 && r->p->recast)
         rc = compare_recast(r->p, m, e);
     else if (rc == 0)

@@ -295,6 +295,10 @@ static void unmap(const struct lm_tensor *whole)
     for (size_t i = 0; i < lm_tensor_n_members(whole); i++) {
         const struct lm_tensor *t = lm_tensor_member(whole, i);
         uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)t->data & ~(page - 1);
+        if (t->packed) { /* quantized again: at most two deep */
+            unmap(t);
+            continue;
+        }
         madvise((void *)from, (uintptr_t)t->data + t->n_bytes - from, MADV_DONTNEED);
     }
 }

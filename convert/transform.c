@@ -251,6 +251,8 @@ int lmc_fetch(const struct lm_model *m, const struct lm_plan_item *it, uint64_t 
         fetch_transposed(it, first, n, raw);
     else
         rc = fetch_permuted(fd, it, first, n, raw, e);
+    if (rc == 0 && it->packs && lm_tensor_pack_failed(t))
+        return lm_err_set(e, LM_UNSUPPORTED, "the source holds values that are not finite; quantizing would spread them");
     if (rc == 0 && t->big_endian)
         lm_dtype_swap(t->dtype, raw, (size_t)n);
     return rc;

@@ -116,6 +116,7 @@ struct lm_backend_options {
 struct lm_dev;  /* a backend's instance */
 struct lm_kv;   /* K and V of every layer for one session, [layer][pos][KV] */
 struct lm_buf;  /* f32 activations in the backend's memory */
+struct lm_position; /* gpu/compare.h */
 
 /* Is shown x [n, cols], rows ldx apart, on the host: what the matrices (their addresses in lm_net) are about to be
  * multiplied with. mats[0] has a tensor. Called by the caller's thread, between operations. */
@@ -168,13 +169,18 @@ struct lm_backend {
     int (*sync)(struct lm_dev *d, struct lm_err *e);
     /* From now on every product's input is shown to fn; NULL ends it. NULL: this backend cannot. */
     void (*watch)(struct lm_dev *d, lm_watch_fn *fn, void *user);
+    /* lm_position_compare (gpu/compare.h) of the logits of rows first_a.. of xa, a's, and first_b.. of xb, b's, two
+     * instances of this backend, without bringing them to the host; next [n]. 0 done, 1 these two cannot. NULL: none can. */
+    int (*compare)(struct lm_dev *a, const struct lm_buf *xa, size_t first_a, struct lm_dev *b, const struct lm_buf *xb,
+                   size_t first_b, size_t n, size_t n_vocab, const int32_t *next, struct lm_position *out,
+                   struct lm_err *e);
 };
 
 extern const struct lm_backend lm_backend_cpu;
 extern const struct lm_backend lm_backend_cpu_f64; /* plain loops in double */
 /* The cuda backend lives in the plugin libmodel-cuda.so, which exports this. A
  * plugin whose version differs from LM_BACKEND_ABI is refused by name. */
-#define LM_BACKEND_ABI 3
+#define LM_BACKEND_ABI 4
 struct lm_plugin {
     uint32_t abi;
     const struct lm_backend *backend;

@@ -37,6 +37,10 @@ struct lm_position {
 };
 /* a, b: logits [n_vocab]; next: the token that follows, or -1. */
 void lm_position_compare(struct lm_position *out, const float *a, const float *b, size_t n_vocab, int32_t next);
+/* The same of tokens first.. of two runs whose layers are done (lm_session_layer), without their logits passing through
+ * the host; next [n]. 0 done, 1 these two cannot (not on one device): compare lm_session_logits then. */
+int lm_session_compare(struct lm_session *a, struct lm_session *b, size_t first, size_t n, size_t n_vocab,
+                       const int32_t *next, struct lm_position *out, struct lm_err *e);
 
 struct lm_tally {
     size_t n, n_next;

@@ -10,18 +10,16 @@
 #define LMI_PANEL_ROWS 8 /* weight rows decoded to f32 at a time */
 #define LMI_LANES 16     /* keys interleaved in the K cache; partial sums of an f32 product */
 
-/* 256 activations rounded to int8, one scale per 32. A weight is s q - m with
- * unsigned q, so a product is  sum_g s_g d_g (q . a) + m_g ns_g  with
- * ns = -d * sum(a). The halves of `wide` and of `fine` are what a block type
- * with groups of 32 or of 16 multiplies its scales and minima by. */
+/* 256 activations rounded to int8, one scale per group of 32. Sums of q come
+ * from integers and are exact, so only what follows has an order: see cpu_blocks.h. */
 struct lmi_q8 {
     int8_t q[LMI_SUPER];
-    float wide[16]; /* d of 8 groups of 32, then ns of the same */
-    float fine[32]; /* d of 16 groups of 16, then ns */
-    /* For nibbles used where they lie (Q4_K): groups 0 2 1 3 4 6 5 7, and wide
-     * with d / 16 for the odd ones, whose nibbles are the upper. */
-    int8_t q_pairs[LMI_SUPER];
-    float pairs[16];
+    float d[8];
+    int32_t sum[8];   /* of q over each group */
+    int32_t half[16]; /* the same of the first 16 of each, then of the last 16 */
+    /* For weights used in the order in which nibbles lie (AVX-512 only): groups
+     * 0 2 1 3 4 6 5 7; and the first halves of groups 0-3, their second halves, the same of groups 4-7. */
+    int8_t pairs[LMI_SUPER], halves[LMI_SUPER];
 };
 
 /* The inputs of one product, n tokens of k columns, in the forms its weights need. */
@@ -30,10 +28,13 @@ struct lmi_acts {
     size_t ldx, n, k;
     struct lmi_q8 *q8; /* [n, n_super], when there are few tokens */
     uint8_t *q8_tiles; /* [n_tiles] of kernels->q8_tile_bytes(k), else */
+    uint8_t *bf16;     /* [n, k], when there are few tokens */
     uint8_t *bf16_tiles;
 };
 
-/* Products write y[t * ldy + r]. Reading past k or past `rows` never happens. */
+/* Products write y[t * ldy + r]. Reading past k or past `rows` never happens. A
+ * result does not depend on which other rows and tokens are computed with it, nor
+ * on whether the kernel for few tokens or for many is taken. */
 struct lmi_kernels {
     const char *name;
 
@@ -66,11 +67,14 @@ struct lmi_kernels {
     void (*q8_gemm)(enum lm_dtype t, float *y, size_t ldy, const uint8_t *w, size_t row_bytes, size_t rows,
                     const struct lmi_acts *a, uint8_t *panel);
 
-    /* bf16 weights without a panel, f32 activations; NULL: through dot_f32. */
+    /* bf16 weights, f32 activations, without a panel; NULL: through dot_f32. */
     void (*bf16_rows)(float *y, const uint8_t *w, size_t rows, const float *x, size_t k);
-    /* bf16 weights and activations; NULL: through dot_f32. */
+    /* bf16 weights and activations, for few tokens (x as bf16_round leaves it) and many; NULL: the above. */
+    void (*bf16_round)(uint8_t *out, const float *x, size_t k);
+    void (*bf16_few)(float *y, const uint8_t *w, size_t rows, const uint8_t *x, size_t k);
     size_t bf16_tile_tokens;
     size_t (*bf16_tile_bytes)(size_t k);
+    size_t (*bf16_panel_bytes)(size_t k);
     void (*bf16_tile)(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k);
     void (*bf16_gemm)(float *y, size_t ldy, const uint8_t *w, size_t rows, const struct lmi_acts *a, uint8_t *panel);
 };
@@ -82,6 +86,8 @@ const struct lmi_kernels *lmi_kernels_find(const char *name);
 
 /* Block types with an int8 product: elements per group (16 or 32), 0 for others. */
 unsigned lmi_q8_group(enum lm_dtype t);
+/* What their unsigned q exceeds the level by; 0: they have minima. */
+unsigned lmi_q8_offset(enum lm_dtype t);
 
 /* Everything a thread writes besides results; never shared. */
 struct lmi_thread {

@@ -1,9 +1,12 @@
 /* Kernels for AVX2, FMA and F16C. f32 products keep sixteen partial sums (two
  * vectors), so that they equal the AVX-512 kernels' bit for bit. */
-#include "gpu/cpu_generic_q8.h"
+#include "gpu/cpu.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+
+typedef __m256 lmi_sums;
+#include "gpu/cpu_generic_q8.h"
 
 /* Sixteen-bit products: u8 * s8 pairs would saturate for Q8_0. */
 static inline __m256i dot32(const uint8_t *q, const int8_t *a)
@@ -26,16 +29,61 @@ static inline float sum8(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
-static inline float lmi_dot_groups(const uint8_t *q, const int8_t *a, const float *s, const float *d, unsigned group)
+static inline lmi_sums lmi_no_sums(void)
 {
-    __m256 acc = _mm256_setzero_ps();
+    return _mm256_setzero_ps();
+}
+static inline float lmi_total(const lmi_sums y[2])
+{
+    return sum8(_mm256_add_ps(y[0], y[1]));
+}
 
-    for (unsigned i = 0; i < 8; i++) {
-        unsigned lo = i * 32 / group, hi = (i * 32 + 16) / group;
-        __m256 scale = _mm256_set_m128(_mm_set1_ps(s[hi] * d[hi]), _mm_set1_ps(s[lo] * d[lo]));
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot32(q + 32 * i, a + 32 * i)), scale, acc);
+/* Sums of 4 x 8 dwords over each half. */
+static inline __m256i sum_halves(const uint8_t *q, const int8_t *a)
+{
+    return _mm256_hadd_epi32(_mm256_hadd_epi32(dot32(q, a), dot32(q + 32, a + 32)),
+                             _mm256_hadd_epi32(dot32(q + 64, a + 64), dot32(q + 96, a + 96)));
+}
+
+static inline __m256 less_offset(__m256i dot, const int32_t *sum, unsigned offset)
+{
+    __m256i less = _mm256_mullo_epi32(_mm256_loadu_si256((const void *)sum), _mm256_set1_epi32((int)offset));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(dot, less));
+}
+
+static inline __m256 minus_minima(__m256 v, __m256 m, const int32_t *sum)
+{
+    return _mm256_fnmadd_ps(m, _mm256_cvtepi32_ps(_mm256_loadu_si256((const void *)sum)), v);
+}
+
+/* Every second of sixteen, from the first or the second on. */
+static inline __m256 every_second(const float *x, bool second)
+{
+    __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
+    __m256 v = second ? _mm256_shuffle_ps(a, b, 0xdd) : _mm256_shuffle_ps(a, b, 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+}
+
+static inline lmi_sums lmi_add_super(lmi_sums y, const struct lmi_unpacked *u, const struct lmi_q8 *a, unsigned group,
+                                     unsigned offset)
+{
+    __m256i low = sum_halves(u->q, a->q), high = sum_halves(u->q + 128, a->q + 128);
+    __m256i first = _mm256_permute2x128_si256(low, high, 0x20), second = _mm256_permute2x128_si256(low, high, 0x31);
+    __m256 v;
+
+    if (group == 32) {
+        v = _mm256_mul_ps(less_offset(_mm256_add_epi32(first, second), a->sum, offset), _mm256_loadu_ps(u->s));
+        if (offset == 0)
+            v = minus_minima(v, _mm256_loadu_ps(u->m), a->sum);
+    } else {
+        v = _mm256_mul_ps(less_offset(first, a->half, offset), every_second(u->s, false));
+        v = _mm256_fmadd_ps(less_offset(second, a->half + 8, offset), every_second(u->s, true), v);
+        if (offset == 0) {
+            v = minus_minima(v, every_second(u->m, false), a->half);
+            v = minus_minima(v, every_second(u->m, true), a->half + 8);
+        }
     }
-    return sum8(acc);
+    return _mm256_fmadd_ps(v, _mm256_loadu_ps(a->d), y);
 }
 
 static inline __m256i tail_mask(size_t n)

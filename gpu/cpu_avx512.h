@@ -1,18 +1,87 @@
-/* Block types in AVX-512 registers: as cpu_blocks.h, 64 weights a vector in
- * their order, scales and minima ready for lmi_q8's `wide` and `fine`. */
+/* What the files of AVX-512 kernels share, and block types in registers: as
+ * cpu_blocks.h, 64 weights a vector. */
 #ifndef GPU_CPU_AVX512_H
 #define GPU_CPU_AVX512_H
 
 #include <immintrin.h>
+#include "gpu/cpu.h"
 #include "gpu/cpu_blocks.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* s: groups of 32: 8 scales, then 8 minima (m unused); groups of 16: 16 scales. */
+#define LMI_TOKENS 12 /* of a tile: their sums stay in registers */
+
+/* cpu_avx512_q8.c: struct lmi_kernels' members of these names. */
+size_t lmi_avx512_tile_bytes(size_t k);
+size_t lmi_avx512_panel_bytes(size_t k);
+void lmi_avx512_quantize(struct lmi_q8 *q, const float *x, size_t k);
+void lmi_avx512_quantize_tile(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k);
+void lmi_avx512_q8_rows(enum lm_dtype t, float *y, const uint8_t *w, size_t row_bytes, size_t rows,
+                        const struct lmi_q8 *a, size_t k);
+void lmi_avx512_q8_gemm(enum lm_dtype t, float *y, size_t ldy, const uint8_t *w, size_t row_bytes, size_t rows,
+                        const struct lmi_acts *a, uint8_t *panel);
+/* cpu_avx512_bf16.c, for machines with bf16 products. */
+size_t lmi_avx512_bf16_tile_bytes(size_t k);
+size_t lmi_avx512_bf16_panel_bytes(size_t k);
+void lmi_avx512_bf16_round(uint8_t *out, const float *x, size_t k);
+void lmi_avx512_bf16_few(float *y, const uint8_t *w, size_t rows, const uint8_t *x, size_t k);
+void lmi_avx512_bf16_tile(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k);
+void lmi_avx512_bf16_gemm(float *y, size_t ldy, const uint8_t *w, size_t rows, const struct lmi_acts *a,
+                          uint8_t *panel);
+
+INLINE float lmi_sum16(__m512 v)
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+/* dst[i][r] = src[r][i], 16 x 16 dwords, src rows ld dwords apart. */
+static inline void lmi_transpose16(int32_t *dst, const int32_t *src, size_t ld)
+{
+    __m512i a[16], b[16];
+
+    for (unsigned i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_si512(src + i * ld);
+    for (unsigned i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (unsigned i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        __m512i t0 = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88), t1 = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+        __m512i t2 = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+        __m512i t3 = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+        _mm512_storeu_si512(dst + 16 * i, _mm512_shuffle_i32x4(t0, t2, 0x88));
+        _mm512_storeu_si512(dst + 16 * (i + 8), _mm512_shuffle_i32x4(t0, t2, 0xdd));
+        _mm512_storeu_si512(dst + 16 * (i + 4), _mm512_shuffle_i32x4(t1, t3, 0x88));
+        _mm512_storeu_si512(dst + 16 * (i + 12), _mm512_shuffle_i32x4(t1, t3, 0xdd));
+    }
+}
+
+/* s: groups of 32: 8 scales, then 8 minima (m unused); groups of 16: 16 scales.
+ * q: in order; of nibbles in blocks of 32, in the order in which they lie: the
+ * first halves of groups 0-3, their second halves, the same of groups 4-7. */
 struct wide {
     __m512i q[4];
     __m512 s, m;
 };
+
+/* For what is used twice: compilers would read memory for each use, and a
+ * vector a cycle is all that loads give. */
+INLINE __m512i load_once(const void *p)
+{
+    __m512i v = _mm512_loadu_si512(p);
+    __asm__("" : "+v"(v));
+    return v;
+}
 
 INLINE __m256i load32(const uint8_t *p)
 {
@@ -72,6 +141,19 @@ INLINE void wide_q4_k(struct wide *u, const uint8_t *b)
         u->q[j] = nibbles_k(b + 16 + 32 * j);
 }
 
+/* Groups 0 2, 1 3, 4 6, 5 7: nibbles where they lie. */
+INLINE void pairs_q4_k(struct wide *u, const uint8_t *b)
+{
+    __m512i low4 = _mm512_set1_epi8(15);
+
+    u->s = scales_k4(b);
+    for (unsigned j = 0; j < 2; j++) {
+        __m512i v = load_once(b + 16 + 64 * j);
+        u->q[2 * j] = _mm512_and_si512(v, low4);
+        u->q[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low4);
+    }
+}
+
 INLINE void wide_q5_k(struct wide *u, const uint8_t *b)
 {
     __m512i high = _mm512_broadcast_i64x4(load32(b + 16));
@@ -89,9 +171,8 @@ INLINE void wide_q6_k(struct wide *u, const uint8_t *b)
     __m512i low4 = _mm512_set1_epi8(15), two = _mm512_set1_epi8(0x30);
 
     u->s = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(b + 192)))));
-    u->m = _mm512_mul_ps(u->s, _mm512_set1_ps(32));
     for (unsigned n = 0; n < 2; n++) {
-        __m512i ql = _mm512_loadu_si512(b + 64 * n);
+        __m512i ql = load_once(b + 64 * n);
         __m512i qh = _mm512_broadcast_i64x4(load32(b + 128 + 32 * n));
         __m512i up = _mm512_inserti64x4(_mm512_set1_epi16(4), _mm256_set1_epi16(2), 1);
         __m512i h0 = _mm512_sllv_epi16(qh, up), h1 = shift_halves(qh, 0, 2);
@@ -122,7 +203,6 @@ INLINE void wide_q3_k(struct wide *u, const uint8_t *b)
     __m512i three = _mm512_set1_epi8(3);
 
     u->s = scales_q3(b);
-    u->m = _mm512_mul_ps(u->s, _mm512_set1_ps(4));
     u->q[0] = add_high(_mm512_and_si512(shift_halves(v0, 0, 2), three), high, 0, 1, 4);
     u->q[1] = add_high(_mm512_and_si512(shift_halves(v0, 4, 6), three), high, 2, 3, 4);
     u->q[2] = add_high(_mm512_and_si512(shift_halves(v1, 0, 2), three), high, 4, 5, 4);
@@ -131,26 +211,50 @@ INLINE void wide_q3_k(struct wide *u, const uint8_t *b)
 
 /* ---- blocks of 32, eight of them `bytes` apart */
 
-/* Two blocks' nibbles in order: low of the first, high of the first, ... */
-INLINE __m512i nibbles_pair(const uint8_t *p0, const uint8_t *p1)
+/* Nibbles of four blocks: their first halves, their second halves. */
+INLINE void split_nibbles(__m512i q[2], __m512i v)
 {
-    __m512i v = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)p0));
-
-    v = _mm512_mask_broadcast_i32x4(v, 0xff00, _mm_loadu_si128((const void *)p1));
-    v = _mm512_srlv_epi16(v, _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, 0x0004000400040004,
-                                              0x0004000400040004, 0, 0));
-    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+    q[0] = _mm512_and_si512(v, _mm512_set1_epi8(15));
+    q[1] = _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
 }
 
-/* Eight f16 scales; minima are `offset` times them. */
-INLINE __m512 scales_sym(const uint8_t *b, size_t bytes, float offset)
+INLINE __m512i four_blocks(const uint8_t *b, size_t bytes)
+{
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const void *)b));
+
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const void *)(b + bytes)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const void *)(b + 2 * bytes)), 2);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const void *)(b + 3 * bytes)), 3);
+}
+
+/* The nibbles of eight blocks, qs of the first at b. */
+INLINE void nibbles_32(struct wide *u, const uint8_t *b, size_t bytes)
+{
+    split_nibbles(u->q, four_blocks(b, bytes));
+    split_nibbles(u->q + 2, four_blocks(b + 4 * bytes, bytes));
+}
+
+/* Fifth bits of eight blocks, the four bytes of the first at b: 16 of a first half, 16 of a second. */
+INLINE void fifth_bits(struct wide *u, const uint8_t *b, size_t bytes)
+{
+    for (unsigned i = 0; i < 2; i++, b += 4 * bytes) {
+        uint64_t h0 = lm_load_u32le(b), h1 = lm_load_u32le(b + bytes), h2 = lm_load_u32le(b + 2 * bytes);
+        uint64_t h3 = lm_load_u32le(b + 3 * bytes);
+        __mmask64 lo = (h0 & 0xffff) | (h1 & 0xffff) << 16 | (h2 & 0xffff) << 32 | h3 << 48;
+        __mmask64 hi = h0 >> 16 | (h1 >> 16) << 16 | (h2 >> 16) << 32 | (h3 >> 16) << 48;
+        u->q[2 * i] = _mm512_mask_add_epi8(u->q[2 * i], lo, u->q[2 * i], _mm512_set1_epi8(16));
+        u->q[2 * i + 1] = _mm512_mask_add_epi8(u->q[2 * i + 1], hi, u->q[2 * i + 1], _mm512_set1_epi8(16));
+    }
+}
+
+/* Eight f16 scales. */
+INLINE __m512 scales_sym(const uint8_t *b, size_t bytes)
 {
     __m128i h = _mm_set_epi16((short)lm_load_u16le(b + 7 * bytes), (short)lm_load_u16le(b + 6 * bytes),
                               (short)lm_load_u16le(b + 5 * bytes), (short)lm_load_u16le(b + 4 * bytes),
                               (short)lm_load_u16le(b + 3 * bytes), (short)lm_load_u16le(b + 2 * bytes),
                               (short)lm_load_u16le(b + bytes), (short)lm_load_u16le(b));
-    __m256 d = _mm256_cvtph_ps(h);
-    return _mm512_insertf32x8(_mm512_castps256_ps512(d), _mm256_mul_ps(d, _mm256_set1_ps(offset)), 1);
+    return _mm512_castps256_ps512(_mm256_cvtph_ps(h));
 }
 
 /* By insertion: compilers build a set_epi32 in memory, where the wide load stalls. */
@@ -172,43 +276,83 @@ INLINE __m512 scales_min(const uint8_t *b, size_t bytes)
     return _mm512_mask_sub_ps(v, 0xff00, _mm512_setzero_ps(), v);
 }
 
-INLINE __m512i add_fifth(__m512i q, const uint8_t *h0, const uint8_t *h1)
-{
-    __mmask64 m = lm_load_u32le(h0) | (uint64_t)lm_load_u32le(h1) << 32;
-    return _mm512_mask_add_epi8(q, m, q, _mm512_set1_epi8(16));
-}
-
 INLINE void wide_q4_0(struct wide *u, const uint8_t *b)
 {
-    u->s = scales_sym(b, 18, 8);
-    for (unsigned j = 0; j < 4; j++, b += 36)
-        u->q[j] = nibbles_pair(b + 2, b + 20);
+    u->s = scales_sym(b, 18);
+    nibbles_32(u, b + 2, 18);
 }
 INLINE void wide_q4_1(struct wide *u, const uint8_t *b)
 {
     u->s = scales_min(b, 20);
-    for (unsigned j = 0; j < 4; j++, b += 40)
-        u->q[j] = nibbles_pair(b + 4, b + 24);
+    nibbles_32(u, b + 4, 20);
 }
 INLINE void wide_q5_0(struct wide *u, const uint8_t *b)
 {
-    u->s = scales_sym(b, 22, 16);
-    for (unsigned j = 0; j < 4; j++, b += 44)
-        u->q[j] = add_fifth(nibbles_pair(b + 6, b + 28), b + 2, b + 24);
+    u->s = scales_sym(b, 22);
+    nibbles_32(u, b + 6, 22);
+    fifth_bits(u, b + 2, 22);
 }
 INLINE void wide_q5_1(struct wide *u, const uint8_t *b)
 {
     u->s = scales_min(b, 24);
-    for (unsigned j = 0; j < 4; j++, b += 48)
-        u->q[j] = add_fifth(nibbles_pair(b + 8, b + 32), b + 4, b + 28);
+    nibbles_32(u, b + 8, 24);
+    fifth_bits(u, b + 4, 24);
 }
 INLINE void wide_q8_0(struct wide *u, const uint8_t *b)
 {
-    u->s = scales_sym(b, 34, 128);
+    u->s = scales_sym(b, 34);
     for (unsigned j = 0; j < 4; j++, b += 68) {
         __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(load32(b + 2)), load32(b + 36), 1);
         u->q[j] = _mm512_xor_si512(v, _mm512_set1_epi8((char)0x80));
     }
+}
+
+/* ---- nibbles that are indices of levels, here plus 128 */
+
+INLINE void to_levels(struct wide *u, __m128i levels)
+{
+    __m512i table = _mm512_broadcast_i32x4(levels);
+
+    for (unsigned j = 0; j < 4; j++)
+        u->q[j] = _mm512_shuffle_epi8(table, u->q[j]);
+}
+
+INLINE __m128i iq4_levels(void)
+{
+    return _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15);
+}
+
+INLINE void wide_iq4_nl(struct wide *u, const uint8_t *b)
+{
+    u->s = scales_sym(b, 18);
+    nibbles_32(u, b + 2, 18);
+    to_levels(u, iq4_levels());
+}
+
+INLINE void wide_iq4_xs(struct wide *u, const uint8_t *b)
+{
+    uint64_t low = _pdep_u64(lm_load_u32le(b + 4), 0x0f0f0f0f0f0f0f0f);
+    uint64_t high = _pdep_u64(lm_load_u16le(b + 2), 0x3030303030303030);
+    __m256i s = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)(low | high)));
+    __m256 v = _mm256_cvtepi32_ps(_mm256_sub_epi32(s, _mm256_set1_epi32(32)));
+
+    u->s = _mm512_castps256_ps512(_mm256_mul_ps(v, _mm256_set1_ps(lmi_half(b))));
+    split_nibbles(u->q, load_once(b + 8));
+    split_nibbles(u->q + 2, load_once(b + 72));
+    to_levels(u, iq4_levels());
+}
+
+/* Bytes e of 2^(e - 128). */
+INLINE void wide_mxfp4(struct wide *u, const uint8_t *b)
+{
+    __m256i e = _mm256_setr_epi32(b[0], b[17], b[34], b[51], b[68], b[85], b[102], b[119]);
+    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e);
+
+    u->s = _mm512_castps256_ps512(_mm256_castsi256_ps(
+        _mm256_blendv_epi8(small, normal, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1)))));
+    nibbles_32(u, b + 1, 17);
+    to_levels(u, _mm_setr_epi8(-128, -127, -126, -125, -124, -122, -120, -116, -128, 127, 126, 125, 124, 122, 120, 116));
 }
 
 #endif

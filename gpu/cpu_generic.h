@@ -70,16 +70,6 @@ static inline float lmi_tree_sum(const float v[16])
 
 /* ---- activations to int8 */
 
-/* q_pairs and pairs of a group, from the rest. */
-static inline void lmi_quantize_pairs(struct lmi_q8 *b, unsigned g)
-{
-    static const uint8_t place[8] = {0, 2, 1, 3, 4, 6, 5, 7};
-
-    memcpy(b->q_pairs + 32 * place[g], b->q + 32 * g, 32);
-    b->pairs[g] = g % 2 ? b->wide[g] / 16 : b->wide[g];
-    b->pairs[8 + g] = b->wide[8 + g];
-}
-
 static inline void lmi_quantize_group(struct lmi_q8 *b, unsigned g, const float *x, unsigned n)
 {
     float max = 0, scale;
@@ -93,12 +83,10 @@ static inline void lmi_quantize_group(struct lmi_q8 *b, unsigned g, const float 
         b->q[32 * g + i] = (int8_t)v;
         sums[i / 16] += v;
     }
-    float d = max / 127.0f;
-    b->wide[g] = b->fine[2 * g] = b->fine[2 * g + 1] = d;
-    b->wide[8 + g] = -d * (float)(sums[0] + sums[1]);
-    b->fine[16 + 2 * g] = -d * (float)sums[0];
-    b->fine[17 + 2 * g] = -d * (float)sums[1];
-    lmi_quantize_pairs(b, g);
+    b->d[g] = max / 127.0f;
+    b->sum[g] = sums[0] + sums[1];
+    b->half[g] = sums[0];
+    b->half[8 + g] = sums[1];
 }
 
 static inline void lmi_quantize_c(struct lmi_q8 *q, const float *x, size_t k)

@@ -9,8 +9,21 @@ enum path { PATH_F32, PATH_Q8, PATH_BF16 };
 unsigned lmi_q8_group(enum lm_dtype t)
 {
     switch (t) {
-    case LM_Q4_0: case LM_Q4_1: case LM_Q5_0: case LM_Q5_1: case LM_Q8_0: case LM_Q4_K: case LM_Q5_K: return 32;
+    case LM_Q4_0: case LM_Q4_1: case LM_Q5_0: case LM_Q5_1: case LM_Q8_0: case LM_Q4_K: case LM_Q5_K:
+    case LM_IQ4_NL: case LM_IQ4_XS: case LM_MXFP4: return 32;
     case LM_Q2_K: case LM_Q3_K: case LM_Q6_K: return 16;
+    default: return 0;
+    }
+}
+
+unsigned lmi_q8_offset(enum lm_dtype t)
+{
+    switch (t) {
+    case LM_Q8_0: case LM_IQ4_NL: case LM_IQ4_XS: case LM_MXFP4: return 128;
+    case LM_Q6_K: return 32;
+    case LM_Q5_0: return 16;
+    case LM_Q4_0: return 8;
+    case LM_Q3_K: return 4;
     default: return 0;
     }
 }
@@ -42,7 +55,9 @@ static size_t q8_bytes(const struct lm_dev *d, size_t k, size_t n)
 static size_t bf16_bytes(const struct lm_dev *d, size_t k, size_t n)
 {
     size_t tokens = d->kernels->bf16_tile_tokens;
-    return tokens ? align64((n + tokens - 1) / tokens * d->kernels->bf16_tile_bytes(k)) : 0;
+    size_t tiles = tokens ? (n + tokens - 1) / tokens * d->kernels->bf16_tile_bytes(k) : 0;
+    size_t rows = tokens ? (n < FEW ? n : FEW) * 2 * k : 0;
+    return align64(tiles > rows ? tiles : rows);
 }
 
 size_t lmi_acts_bytes(const struct lm_dev *d, size_t k, size_t n)
@@ -56,7 +71,7 @@ size_t lmi_panel_bytes(const struct lm_dev *d, const struct lm_mat *m)
 
     switch (m->tensor ? path_of(d, m) : PATH_Q8) {
     case PATH_Q8: return m->tensor ? d->kernels->q8_panel_bytes(k) : 0;
-    case PATH_BF16: return LMI_ROWS * align64(2 * k); /* or f32 rows, as many bytes */
+    case PATH_BF16: return d->kernels->bf16_gemm ? d->kernels->bf16_panel_bytes(k) : LMI_PANEL_ROWS * k * sizeof(float);
     default: return (m->transposed ? LMI_ROWS : LMI_PANEL_ROWS) * k * sizeof(float);
     }
 }
@@ -85,10 +100,17 @@ static void prepare_bf16(struct lm_dev *d, struct lmi_acts *a)
 {
     const struct lmi_kernels *kn = d->kernels;
 
-    if (a->n <= FEW || !kn->bf16_gemm)
+    if (!kn->bf16_gemm)
         return;
+    uint8_t *to = d->acts + q8_bytes(d, a->k, a->n);
+    if (a->n <= FEW) {
+        a->bf16 = to;
+        for (size_t t = 0; t < a->n; t++)
+            kn->bf16_round(to + t * 2 * a->k, a->x + t * a->ldx, a->k);
+        return;
+    }
     size_t tokens = kn->bf16_tile_tokens, bytes = kn->bf16_tile_bytes(a->k);
-    a->bf16_tiles = d->acts + q8_bytes(d, a->k, a->n);
+    a->bf16_tiles = to;
 #pragma omp parallel for num_threads(d->n_threads)
     for (size_t t = 0; t < a->n; t += tokens)
         kn->bf16_tile(a->bf16_tiles + t / tokens * bytes, a->x + t * a->ldx, a->ldx, a->n - t, a->k);
@@ -230,6 +252,9 @@ static void tile_bf16(const struct lm_dev *d, const struct lm_mat *m, const stru
 
     if (a->bf16_tiles)
         d->kernels->bf16_gemm(y, ldy, w, rows, a, panel);
+    else if (a->bf16)
+        for (size_t t = 0; t < a->n; t++)
+            d->kernels->bf16_few(y + t * ldy, w, rows, a->bf16 + t * 2 * a->k, a->k);
     else if (a->n <= FEW)
         for (size_t t = 0; t < a->n; t++)
             d->kernels->bf16_rows(y + t * ldy, w, rows, a->x + t * a->ldx, a->k);

@@ -1,17 +1,40 @@
 /* Kernels for any machine. */
+#include "gpu/cpu.h"
+
+typedef struct { float v[8]; } lmi_sums;
 #include "gpu/cpu_generic_q8.h"
 
-static inline float lmi_dot_groups(const uint8_t *q, const int8_t *a, const float *s, const float *d, unsigned group)
+static inline lmi_sums lmi_no_sums(void)
 {
-    float sum = 0;
+    return (lmi_sums){{0}};
+}
 
-    for (unsigned g = 0; g < 256 / group; g++, q += group, a += group) {
-        int dot = 0;
-        for (unsigned i = 0; i < group; i++)
-            dot += q[i] * a[i];
-        sum += (float)dot * s[g] * d[g];
+static inline lmi_sums lmi_add_super(lmi_sums y, const struct lmi_unpacked *u, const struct lmi_q8 *a, unsigned group,
+                                     unsigned offset)
+{
+    for (unsigned g = 0; g < 8; g++) {
+        unsigned parts = 32 / group;
+        float v = 0;
+        for (unsigned p = 0; p < parts; p++) {
+            int dot = 0, sum = parts == 1 ? a->sum[g] : a->half[8 * p + g];
+            for (unsigned i = 32 * g + group * p, end = i + group; i < end; i++)
+                dot += u->q[i] * a->q[i];
+            v += u->s[g * parts + p] * (float)(dot - (int)offset * sum);
+        }
+        for (unsigned p = 0; p < parts && offset == 0; p++)
+            v -= u->m[g * parts + p] * (float)(parts == 1 ? a->sum[g] : a->half[8 * p + g]);
+        y.v[g] += v * a->d[g];
     }
-    return sum;
+    return y;
+}
+
+static inline float lmi_total(const lmi_sums y[2])
+{
+    float v[8];
+
+    for (unsigned g = 0; g < 8; g++)
+        v[g] = y[0].v[g] + y[1].v[g];
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
 static float dot(const float *w, const float *x, size_t k)

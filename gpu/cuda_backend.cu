@@ -192,6 +192,7 @@ static void watch(struct lm_dev *d, lm_watch_fn *fn, void *user)
 static const struct lm_backend backend = {
     "cuda", lmc_open, lmc_close, lmc_describe, lmc_buf_new, buf_free, buf_read, buf_write, buf_move,
     lmc_kv_new, kv_free, embed, qkv, attend, project, ffn, logits, logits_f64, kv_read, sync, watch,
+    lmc_compare,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct lm_plugin lm_plugin_cuda;

@@ -166,18 +166,15 @@ LMC_HD float lmc_tq1(const uint8_t *b, int i, float d)
     return lmc_mul((float)(lmc_digit(byte, n) - 1), d);
 }
 
-/* The 32 values of unit u. */
-template <int D> LMC_HD void lmc_coded_f32(float *y, const lmc_planes &p, size_t u)
+/* The 32 values of unit `sub` of a block. */
+template <int D> LMC_HD void lmc_coded_unit(float *y, const uint8_t *book, const uint8_t *b, int sub)
 {
-    const uint8_t *b = p.codes + u / lmc_coded<D>::units * lmc_coded<D>::bytes;
-    const int sub = (int)(u & (lmc_coded<D>::units - 1));
-
     if (D == LM_IQ1_S || D == LM_IQ1_M) {
-        lmc_iq1<D>(y, p.two, b, sub);
+        lmc_iq1<D>(y, book, b, sub);
     } else if (D == LM_IQ2_XXS || D == LM_IQ2_XS || D == LM_IQ2_S) {
-        lmc_iq2<D>(y, p.two, b, sub);
+        lmc_iq2<D>(y, book, b, sub);
     } else if (D == LM_IQ3_XXS || D == LM_IQ3_S) {
-        lmc_iq3<D>(y, p.two, b, sub);
+        lmc_iq3<D>(y, book, b, sub);
     } else {
         float d = D == LM_Q8_K ? lmc_bits_f32(lmc_at4(b)) : D == LM_F4 ? 0.5f : lmc_f16(lmc_at2(b + (D == LM_TQ1_0 ? 52 : 0)));
         for (int i = 0; i < 32; i++) {
@@ -196,6 +193,13 @@ template <int D> LMC_HD void lmc_coded_f32(float *y, const lmc_planes &p, size_t
                 y[i] = lmc_mul((float)(int8_t)lmc_ld1(b + 4 + 32 * sub + i), d);
         }
     }
+}
+
+/* The 32 values of unit u of a matrix. */
+template <int D> LMC_HD void lmc_coded_f32(float *y, const lmc_planes &p, size_t u)
+{
+    const uint8_t *b = p.codes + u / lmc_coded<D>::units * lmc_coded<D>::bytes;
+    lmc_coded_unit<D>(y, p.two, b, (int)(u & (lmc_coded<D>::units - 1)));
 }
 
 #endif

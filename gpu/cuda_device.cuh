@@ -35,6 +35,10 @@ int lmc_check_op(const struct lm_dev *d, const struct lmc_op *op, size_t pos0, s
 /* Queues its kernels. ids on the device. Logits end in scratch LMC_LOGITS. */
 int lmc_run_op(struct lm_dev *d, const struct lmc_op *op, struct lmc_pos pos0, const int32_t *ids, struct lm_err *e);
 
+/* struct lm_backend's compare (cuda_compare.cu). */
+int lmc_compare(struct lm_dev *a, const struct lm_buf *xa, size_t first_a, struct lm_dev *b, const struct lm_buf *xb,
+                size_t first_b, size_t n, size_t n_vocab, const int32_t *next, struct lm_position *out, struct lm_err *e);
+
 /* Takes an operation on one token, to be run with the others of its token; all that wait are run by lmc_flush, which
  * whatever looks at results calls first. */
 int lmc_defer(struct lm_dev *d, const struct lmc_op *op, uint32_t pos, int32_t id, struct lm_err *e);

@@ -9,7 +9,7 @@
 
 #include "gpu/cuda_scalar.cuh"
 
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #define LMC_UNROLL _Pragma("unroll")
 #else
 #define LMC_UNROLL

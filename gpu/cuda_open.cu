@@ -220,9 +220,9 @@ void lmc_describe(const struct lm_dev *d, char *buf, size_t size)
     static const char *const math[] = {"exact f32", "fast (bf16 and TF32 products, 8-bit tokens for block types)",
                                        "TF32 products", "bf16 products", "float64"};
     const uint32_t away = lmc_n_streamed(d), n = d->net->config.n_layers;
-    int k = snprintf(buf, size, "cuda:%d, %s, %s, %.2f GB of weights, %.2f GB for %u positions, %.2f GB of activations",
-                     d->ordinal, d->name, math[d->math], (double)d->weight_bytes / 1e9, (double)d->cache_bytes / 1e9,
-                     d->net->ctx_len, (double)d->work_bytes / 1e9);
+    int k = snprintf(buf, size, "cuda:%d, %s, %s, %.1f MB of weights, %.1f for %u positions, %.1f of activations",
+                     d->ordinal, d->name, math[d->math], (double)d->weight_bytes / 1e6, (double)d->cache_bytes / 1e6,
+                     d->net->ctx_len, (double)d->work_bytes / 1e6);
     if (away && k > 0 && (size_t)k < size)
         snprintf(buf + k, size - (size_t)k, "; %u of %u layers pass through for want of memory", away, n);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #define CHUNK 512 /* tokens of the engine's calls (gpu/session.c) */
+#define LOGITS ((size_t)64 << 20) /* that are on the device at a time (cuda_backend.cu) */
 #define RESERVE ((size_t)256 << 20) /* cuBLAS's workspace, the upload ring, the driver */
 
 static size_t most(size_t a, size_t b)
@@ -30,25 +31,23 @@ static size_t work_bytes(const struct lm_dev *d)
     row += 2 * ff;
     row += c->n_experts ? (c->n_experts_used + 3) * (size_t)d->d : 0;
     row += most(d->d, ff) / 2; /* bf16 copy */
-    size_t tile = d->math == LM_MATH_EXACT ? 0 : ((size_t)64 << 20) * (d->f64 ? 8 : 2);
-    return n * row * d->real + tile + ((size_t)64 << 20);
+    size_t tile = d->math == LM_MATH_EXACT ? 0 : ((size_t)64 << 20) * (d->f64 ? 8 : 2), logits = n * d->vocab * d->real;
+    return n * row * d->real + tile + (logits < LOGITS ? logits : LOGITS);
 }
 
 /* 0: no limit, or one that cannot be read. */
 static size_t limit_of_environment(void)
 {
+    static const char units[] = "KMGT";
     const char *s = getenv("LM_GPU_MEMORY");
     char *end;
     double v = s ? strtod(s, &end) : 0;
 
     if (!s || end == s || !(v > 0))
         return 0;
-    switch (*end) {
-    case 'T': case 't': v *= 1024; /* fall through */
-    case 'G': case 'g': v *= 1024; /* fall through */
-    case 'M': case 'm': v *= 1024; /* fall through */
-    case 'K': case 'k': v *= 1024;
-    }
+    const char *unit = *end ? strchr(units, *end & ~0x20) : nullptr;
+    for (; unit && unit >= units; unit--)
+        v *= 1024;
     return v < 1e18 ? (size_t)v : 0;
 }
 
@@ -85,8 +84,8 @@ int lmc_plan(struct lm_dev *d, const size_t *homes, uint32_t *kept, struct lm_er
             break;
     }
     return lm_err_set(e, LM_NOMEM,
-                      "cuda: even layer by layer %.1f MB are needed (%.1f for embedding, output and two layers, %.1f for "
-                      "a cache of %u positions, %.1f for activations), %.1f MB may be used: ask for a shorter context, or "
+                      "cuda: even layer by layer %.3f MB are needed (%.3f for embedding, output and two layers, %.3f for "
+                      "a cache of %u positions, %.3f for activations), %.3f MB may be used: ask for a shorter context, or "
                       "use --device cpu",
                       (double)(fixed + layers_bytes(homes, n, 0)) / 1e6, (double)d->weight_bytes / 1e6,
                       (double)d->cache_bytes / 1e6, d->net->ctx_len, (double)d->work_bytes / 1e6, (double)d->limit / 1e6);

@@ -236,24 +236,25 @@ template <int D> struct mv_coded_f32 {
     static constexpr int C = LMC_UNIT;
     using tokens = mv_f32_tokens<C>;
     struct raw {
-        lmc_planes p;
-        size_t unit;
+        const uint8_t *block, *book;
+        int sub;
     };
 
     static LMC_DEV void load(raw &r, const lmc_planes &p, size_t chunk, const mv_args &)
     {
-        r.p = p;
-        r.unit = chunk;
+        r.block = p.codes + chunk / lmc_coded<D>::units * lmc_coded<D>::bytes;
+        r.book = p.two;
+        r.sub = (int)(chunk & (lmc_coded<D>::units - 1));
     }
 
     template <int R, int N>
     static LMC_DEV void dot(float (&acc)[R][N], const raw (&w)[R], uint32_t, const unsigned char *xs, int token_bytes,
                             int tile, int c)
     {
-#pragma unroll 1
+#pragma unroll(N == 1 ? R : 1)
         for (int r = 0; r < R; r++) {
             float v[LMC_UNIT], sum[N];
-            lmc_coded_f32<D>(v, w[r].p, w[r].unit);
+            lmc_coded_unit<D>(v, w[r].book, w[r].block, w[r].sub);
 #pragma unroll
             for (int t = 0; t < N; t++) {
                 sum[t] = acc[r][t];

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "gpu/compare.h"
 #include "gpu/net.h"
 
 #define CHUNK 512 /* tokens a pass; their activations are what a session holds besides the KV cache */
@@ -421,6 +422,32 @@ int lm_session_logits(struct lm_session *s, size_t first, size_t n, float *logit
         done += here;
     }
     return 0;
+}
+
+static bool is_done(const struct lm_session *s, size_t first, size_t n)
+{
+    return s->run && s->next_layer == s->g->net.config.n_layers && first <= s->n_run && n <= s->n_run - first;
+}
+
+int lm_session_compare(struct lm_session *a, struct lm_session *b, size_t first, size_t n, size_t n_vocab,
+                       const int32_t *next, struct lm_position *out, struct lm_err *e)
+{
+    const struct lm_backend *k = a->g->backend;
+    int rc = 0;
+
+    if (k != b->g->backend || !k->compare)
+        return 1;
+    if (!is_done(a, first, n) || !is_done(b, first, n))
+        return lm_err_set(e, LM_USAGE, "tokens %zu to %zu of two runs are to be compared, which have not come so far", first,
+                          first + n);
+    for (size_t done = 0, here; rc == 0 && done < n; done += here) {
+        size_t at = first + done, in_a = at % a->chunk, in_b = at % b->chunk;
+        struct pass pa = part_of(a, at / a->chunk), pb = part_of(b, at / b->chunk);
+        here = pa.n - in_a < pb.n - in_b ? pa.n - in_a : pb.n - in_b;
+        here = here < n - done ? here : n - done;
+        rc = k->compare(a->g->dev, pa.x, in_a, b->g->dev, pb.x, in_b, here, n_vocab, next + done, out + done, e);
+    }
+    return rc;
 }
 
 void lm_session_end(struct lm_session *s)

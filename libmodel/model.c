@@ -312,6 +312,11 @@ struct lm_arena *lm_model_arena(struct lm_model *m)
     return &m->arena;
 }
 
+const char *lm_model_refused(const struct lm_model *m)
+{
+    return m->refused;
+}
+
 size_t lm_model_n_left_out(const struct lm_model *m)
 {
     return m->n_left_out;

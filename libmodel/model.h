@@ -61,6 +61,9 @@ const struct lm_meta *lm_model_meta(const struct lm_model *m); /* container meta
 size_t lm_model_n_stored(const struct lm_model *m);
 const struct lm_tensor *lm_model_stored(const struct lm_model *m, size_t i);
 
+/* Why lm_model_open would refuse what can be listed (a sentence); NULL: it would not. */
+const char *lm_model_refused(const struct lm_model *m);
+
 /* What the container holds besides tensors and metadata, a sentence each: text,
  * records, links ("'/names': text, shape [3]"). Not converted. */
 size_t lm_model_n_left_out(const struct lm_model *m);

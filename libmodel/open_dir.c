@@ -268,12 +268,14 @@ static int choose(struct lm_model *m, const struct listing *all, struct listing 
         return read_one(m, ggufs->names[0], e);
     if (ggufs->n > 1)
         return ambiguous(m, "GGUF models", ggufs, e);
+    if (h5s->n && h5_file(h5s)) /* arrays beside a model are rarely the model */
+        return read_one(m, h5_file(h5s), e);
     if (npzs->n == 1)
         return read_one(m, npzs->names[0], e);
     if (npzs->n > 1)
         return ambiguous(m, ".npz files", npzs, e);
     if (h5s->n)
-        return h5_file(h5s) ? read_one(m, h5_file(h5s), e) : ambiguous(m, "HDF5 files", h5s, e);
+        return ambiguous(m, "HDF5 files", h5s, e);
     return nothing(m, all, e);
 }
 

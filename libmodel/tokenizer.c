@@ -172,9 +172,9 @@ size_t lm_tokenizer_max_bytes(const struct lm_tokenizer *t)
 
 enum { WORTH_TABLES = 1 << 19 }; /* bytes of text: less are done before tables would be */
 
-static int begin_call(struct lmi_call *c, size_t n_bytes)
+static int begin_call(struct lmi_call *c, size_t n_bytes, unsigned flags)
 {
-    c->cache = lmi_cache_take(c->t->caches, n_bytes, c->special);
+    c->cache = lmi_cache_take(c->t->caches, n_bytes, flags & (LM_ENCODE_SPECIAL | LM_ENCODE_OFFSETS));
     if (!c->cache)
         return lmi_call_nomem(c);
     if (c->t->backtrack && c->cache->n_bytes >= WORTH_TABLES) {
@@ -326,7 +326,7 @@ int lm_tokenizer_encode(const struct lm_tokenizer *t, struct lm_span text, unsig
         out->capacity = 0; /* so that both arrays are made */
     if (text.size == 0)
         text = lm_span_of("", 0);
-    int rc = begin_call(&c, text.size);
+    int rc = begin_call(&c, text.size, flags);
     if (rc == 0)
         rc = encode(&c, text, flags & LM_ENCODE_BOS_EOS);
     end_call(&c);

@@ -325,6 +325,81 @@ static void calls_do_not_change_bits(void **unused)
     no_differences();
 }
 
+/* ---- tokens one by one are recorded as graphs, which are recorded anew after 1024 positions */
+
+static void whole_token(struct side *s, const struct shape *p, int32_t id, size_t pos, float *logits)
+{
+    OK(s->b->embed(s->dev, s->x, &id, 1, pos, p->learned, &e));
+    for (uint32_t l = 0; l < 2; l++) {
+        OK(s->b->qkv(s->dev, l, s->x, s->q, s->kv, 1, pos, &e));
+        OK(s->b->attend(s->dev, l, s->q, s->kv, s->a, 1, pos, NULL, &e));
+        OK(s->b->project(s->dev, l, s->a, s->x, 1, &e));
+        OK(s->b->ffn(s->dev, l, s->x, 1, &e));
+    }
+    OK(s->b->logits(s->dev, s->x, 0, 1, logits, &e));
+}
+
+static void check_tokens(const struct shape *s, uint32_t window)
+{
+    struct shape longer = *s;
+    const enum lm_dtype f32 = LM_F32;
+    struct small_net n;
+    struct pair p = {.n = &n, .math = LM_MATH_EXACT, .tokens = 1};
+    float *want = random_floats(s->vocab, 0), *got = random_floats(s->vocab, 0);
+
+    longer.ctx_len = 1300;
+    longer.window = window;
+    net_make(&n, &longer, &f32, 1);
+    side_open(&p.cpu, &lm_backend_cpu, &n, LM_MATH_EXACT, 1);
+    side_open(&p.gpu, cuda, &n, LM_MATH_EXACT, 1);
+    /* Positions that nothing was written to hold zeros on both sides. */
+    for (p.pos0 = 1012; p.pos0 < 1040; p.pos0 += p.pos0 < 1020 || p.pos0 > 1030 ? 3 : 1) {
+        int32_t id = (int32_t)(p.pos0 * 7919 % s->vocab);
+        whole_token(&p.cpu, &longer, id, p.pos0, want);
+        whole_token(&p.gpu, &longer, id, p.pos0, got);
+        compare(&p, "a recorded token", NULL, got, want, 1, s->vocab, 1e-4);
+    }
+    free(want);
+    free(got);
+    side_close(&p.cpu);
+    side_close(&p.gpu);
+    lm_arena_free(&n.arena);
+}
+
+static void recorded_tokens(void **unused)
+{
+    (void)unused;
+    NEED_GPU();
+    check_tokens(&shapes[0], 0);
+    check_tokens(&shapes[1], 40);
+    check_tokens(&shapes[1], 260);
+    check_tokens(&shapes[2], 0);
+    no_differences();
+}
+
+/* Attention on tensor cores: every width of head, windows, many heads to one. */
+static void attention_of_many_queries(void **unused)
+{
+    static const struct call calls[] = {{33, 0}, {64, 66}, {40, 130}};
+    static const uint32_t heads[] = {32, 64, 80, 128, 256};
+    const enum lm_dtype f32 = LM_F32;
+
+    (void)unused;
+    NEED_GPU();
+    for (size_t i = 0; i < N_OF(heads); i++)
+        for (uint32_t window = 0; window <= 50; window += 50) {
+            struct shape s = shapes[0];
+            s.name = "heads for tensor cores";
+            s.n_heads = 3;
+            s.n_kv_heads = i % 2 ? 1 : 3;
+            s.d_head = s.d_rope = heads[i];
+            s.d_ff = 64;
+            s.window = window;
+            check_net(&s, &f32, 1, LM_MATH_TF32, calls, emulated ? 2 : N_OF(calls));
+        }
+    no_differences();
+}
+
 /* ---- what is refused, and how it says so */
 
 static void expect_error(int rc, const struct lm_err *e, const char *text)
@@ -366,7 +441,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(every_shape), TEST(every_type), TEST(mixed_types), TEST(fast_modes), TEST(large_shapes),
-        TEST(uploads_in_pieces), TEST(calls_do_not_change_bits), TEST(errors_name_what_is_wrong),
+        TEST(uploads_in_pieces), TEST(calls_do_not_change_bits), TEST(recorded_tokens), TEST(attention_of_many_queries),
+        TEST(errors_name_what_is_wrong),
     };
     return RUN_TESTS(tests, argc, argv);
 }

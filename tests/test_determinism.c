@@ -110,7 +110,7 @@ static float *check_ways(struct lm_model *m, const struct lmi_kernels *k, enum l
     for (size_t i = 0; i < n_ways; i++) {
         float *other = logits_of(m, k, math, ways[i], &n2);
         assert_int_equal(*n, n2);
-        bool same = memcmp(first, other, *n * sizeof *first) == 0, rounds = math == LM_MATH_FAST && ways[i].chunk != N;
+        bool same = memcmp(first, other, *n * sizeof *first) == 0, rounds = false;
         c->runs++;
         c->differ += !same && !rounds;
         if (rounds)

@@ -189,7 +189,7 @@ static void test_safetensors(void **state)
     edit_fails("a.safetensors", set("n", LM_META_U32, "3"), "are texts");
     edit_fails("a.safetensors", delete("nothing"), "there is no key");
     edit_fails("a.safetensors", name("norm", "lm_head.weight"), "exists already");
-    edit_fails("a.safetensors", set("tokenizer.chat_template", LM_META_STR, "x"), "beside it");
+    edit_fails("a.safetensors", set("tokenizer.chat_template", LM_META_STR, "x"), "no chat_template.jinja");
 }
 
 static void test_bad_values(void **state)
@@ -267,6 +267,130 @@ static void test_crash(void **state)
     bytes_free(&b);
 }
 
+/* ---- sets */
+
+static void run_ok(const char *format, ...)
+{
+    char line[1024];
+    va_list a;
+
+    va_start(a, format);
+    vsnprintf(line, sizeof line, format, a);
+    va_end(a);
+    if (system(line) != 0)
+        fail_msg("%s", line);
+}
+
+static void make_set(const char *name, const char *format)
+{
+    struct lm_request r = {.to = lm_format_find(format), .dtype = -1, .max_file_bytes = 20000};
+    struct lm_run_options o = {.force = true};
+    struct lm_model *m;
+    struct lm_plan *p = NULL;
+    struct lm_err e = {0};
+
+    if (lm_model_open(&m, "tests/fixtures/models/tiny-llama", &e) || lm_plan_make(&p, m, &r, &e) ||
+        lm_plan_run(p, in(name), &o, &e))
+        fail_msg("%s", e.text);
+    lm_plan_free(p);
+    lm_model_close(m);
+}
+
+/* Values of a tensor in a model, to see that they stay. */
+static void same_values(const char *a, const char *name_a, const char *b, const char *name_b)
+{
+    struct lm_model *x, *y;
+    struct lm_err e = {0};
+
+    if (lm_model_open(&x, in(a), &e) || lm_model_open(&y, in(b), &e))
+        fail_msg("%s", e.text);
+    const struct lm_tensor *s = lm_model_find(x, name_a), *t = lm_model_find(y, name_b);
+    assert_non_null(s);
+    assert_non_null(t);
+    assert_int_equal(s->n_bytes, t->n_bytes);
+    assert_memory_equal(s->data, t->data, s->n_bytes);
+    assert_int_equal(lm_model_n_tensors(x), lm_model_n_tensors(y));
+    lm_model_close(x);
+    lm_model_close(y);
+}
+
+static void test_gguf_set(void **state)
+{
+    (void)state;
+    run_ok("mkdir -p %s/g", dir);
+    make_set("g/s.gguf", "gguf");
+    run_ok("cp -r %s/g %s/g.was", dir, dir);
+    edit("g/s-00001-of-00006.gguf", set("general.name", -1, "a name that has not been as long as this before, not nearly so"));
+    assert_true(edit("g", set("general.name", -1, "short")));
+    expect_str("g", "general.name", "short");
+    edit("g/s-00003-of-00006.gguf", name("blk.1.attn_q.weight", "blk.1.a_much_longer_name.weight"));
+    edit_n("g", (struct lm_edit[]){name("output.weight", "out"), name("blk.1.ffn_up.weight", "up"), set("x.y", -1, "z")}, 3);
+    expect_str("g", "x.y", "z");
+    same_values("g", "blk.1.a_much_longer_name.weight", "g.was", "blk.1.attn_q.weight");
+    same_values("g", "out", "g.was", "output.weight");
+    same_values("g", "up", "g.was", "blk.1.ffn_up.weight");
+    same_values("g", "blk.0.ffn_down.weight", "g.was", "blk.0.ffn_down.weight");
+    edit_fails("g", name("out", "up"), "exists already");
+}
+
+static void test_safetensors_set(void **state)
+{
+    (void)state;
+    make_set("t/", "safetensors");
+    run_ok("cp -r %s/t %s/t.was", dir, dir);
+    edit_n("t", (struct lm_edit[]){name("lm_head.weight", "head"), name("model.norm.weight", "norm"), set("note", -1, "x")}, 3);
+    expect_str("t", "note", "x");
+    same_values("t", "head", "t.was", "lm_head.weight");
+    same_values("t", "norm", "t.was", "model.norm.weight");
+    same_values("t", "model.layers.1.mlp.up_proj.weight", "t.was", "model.layers.1.mlp.up_proj.weight");
+    edit_fails("t", name("head", "norm"), "exists already");
+    edit_fails("t", name("nothing", "norm"), "no tensor");
+}
+
+static void expect_file(const char *file, const char *text)
+{
+    char got[4096] = "";
+    FILE *f = fopen(in(file), "r");
+
+    assert_non_null(f);
+    got[fread(got, 1, sizeof got - 1, f)] = 0;
+    fclose(f);
+    assert_string_equal(got, text);
+}
+
+/* The rest of the file stays as it was, numbers included that no parser keeps. */
+static void test_template_beside(void **state)
+{
+    static const struct { const char *was, *becomes; } cases[] = {
+        {"{\"a\": [1, {\"chat_template\": 2}], \"chat_template\": \"old \\\" }\", \"m\": 1000000000000000019884624838656}\n",
+         "{\"a\": [1, {\"chat_template\": 2}], \"chat_template\": \"ż {{ \\\"x\\\" }}\\n\", \"m\": 1000000000000000019884624838656}\n"},
+        {"{\"m\": 1e-05}", "{\n  \"chat_template\": \"ż {{ \\\"x\\\" }}\\n\",\"m\": 1e-05}"},
+        {"{ }", "{\n  \"chat_template\": \"ż {{ \\\"x\\\" }}\\n\"\n }"},
+        {"{\"chat_template\": [{\"name\": \"tool\", \"template\": \"t\"}, {\"template\": \"d\", \"name\": \"default\"}]}",
+         "{\"chat_template\": [{\"name\": \"tool\", \"template\": \"t\"}, {\"template\": \"ż {{ \\\"x\\\" }}\\n\", "
+         "\"name\": \"default\"}]}"},
+    };
+    struct lm_edit x = set("tokenizer.chat_template", LM_META_STR, "ż {{ \"x\" }}\n");
+    (void)state;
+
+    run_ok("mkdir -p %s/h", dir);
+    make("h/model.safetensors", "safetensors");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_file(in("h/tokenizer_config.json"), cases[i].was, strlen(cases[i].was));
+        edit("h", x);
+        expect_file("h/tokenizer_config.json", cases[i].becomes);
+    }
+    const char *bad[] = {"[]", "{\"a\" 1}", "{\"chat_template\": [{\"name\": \"tool\", \"template\": \"t\"}]}", "", "{\"a"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_file(in("h/tokenizer_config.json"), bad[i], strlen(bad[i]));
+        edit_fails("h", x, "tokenizer_config.json");
+        expect_file("h/tokenizer_config.json", bad[i]);
+    }
+    write_file(in("h/chat_template.jinja"), "old", 3);
+    edit("h", x);
+    expect_file("h/chat_template.jinja", "ż {{ \"x\" }}\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -276,6 +400,9 @@ int main(void)
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_another_file),
         cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_gguf_set),
+        cmocka_unit_test(test_safetensors_set),
+        cmocka_unit_test(test_template_beside),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

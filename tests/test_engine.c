@@ -401,7 +401,7 @@ static void greedy_ids(void **state)
 /* ---- what does not change a result */
 
 /* The first 64 tokens of the reference. */
-static float *eval_in_chunks(const char *model, int threads, size_t chunk, size_t *n_out)
+static float *eval_in_chunks(const char *model, enum lm_math math, int threads, size_t chunk, size_t *n_out)
 {
     enum { N = 64 };
     struct reference ref;
@@ -409,7 +409,7 @@ static float *eval_in_chunks(const char *model, int threads, size_t chunk, size_
     struct lm_err e = {0};
 
     open_reference(&ref, model);
-    start(&r, model, LM_MATH_EXACT, threads, 0);
+    start(&r, model, math, threads, 0);
     assert_true(ref.n >= N);
     float *got = malloc(N * r.vocab * sizeof *got);
     assert_non_null(got);
@@ -428,11 +428,13 @@ static void chunks_and_threads_change_no_bit(void **state)
     static const struct { int threads; size_t chunk; } ways[] = {{1, 1000}, {2, 1000}, {3, 33}, {2, 7}, {1, 1}};
 
     (void)state;
-    for (size_t m = 0; m < n_models; m++) {
+    for (size_t m = 0; m < 2 * n_models; m++) {
+        const char *model = with_reference[m / 2];
+        enum lm_math math = m % 2 ? LM_MATH_FAST : LM_MATH_EXACT;
         size_t n, n2;
-        float *first = eval_in_chunks(with_reference[m], ways[0].threads, ways[0].chunk, &n);
+        float *first = eval_in_chunks(model, math, ways[0].threads, ways[0].chunk, &n);
         for (size_t i = 1; i < sizeof ways / sizeof *ways; i++) {
-            float *other = eval_in_chunks(with_reference[m], ways[i].threads, ways[i].chunk, &n2);
+            float *other = eval_in_chunks(model, math, ways[i].threads, ways[i].chunk, &n2);
             assert_int_equal(n, n2);
             assert_memory_equal(first, other, n * sizeof *first);
             free(other);

@@ -397,6 +397,7 @@ static void test_between_two_names(void **state)
 
     (void)state;
     r.max_file_bytes = 2000000;
+    r.no_source_sums = true; /* they come into the heads before the mark that is made by hand here */
     convert_ok(model, in("w.gguf"), r, (struct lm_run_options){0}, NULL);
     int n = n_entries(dir) - 1;
     assert_true(n >= 3);

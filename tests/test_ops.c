@@ -99,7 +99,7 @@ static void rounded(const struct lm_dev *d, const struct lm_mat *m, const float 
     struct lmi_q8 *q = lmi_cpu_alloc(n_super, sizeof *q);
     bool fast = d->math == LM_MATH_FAST && !m->transposed;
     bool int8 = fast && lmi_q8_group(m->tensor->dtype);
-    bool bf16 = fast && m->tensor->dtype == LM_BF16 && d->kernels->bf16_gemm && n > 4;
+    bool bf16 = fast && m->tensor->dtype == LM_BF16 && d->kernels->bf16_gemm;
 
     assert_non_null(q);
     for (size_t t = 0; t < n; t++) {
@@ -109,7 +109,7 @@ static void rounded(const struct lm_dev *d, const struct lm_mat *m, const float 
             const struct lmi_q8 *b = q + i / LMI_SUPER;
             size_t j = i % LMI_SUPER;
             float v = x[t * k + i];
-            out[t * k + i] = int8 ? (double)b->wide[j / 32] * b->q[j]
+            out[t * k + i] = int8 ? (double)b->d[j / 32] * b->q[j]
                            : (double)(bf16 ? lm_bf16_to_f32(lm_f32_to_bf16(v)) : v);
         }
     }
@@ -263,6 +263,73 @@ static void exact_is_the_same_on_both_vector_widths(void **state)
     }
     free(w);
     free(x);
+}
+
+/* y [n, rows] of the product of w with x [n, k]; tokens at a time. */
+static float *product_in_steps(const struct lmi_kernels *kernels, enum lm_math math, const struct lm_tensor *w,
+                               const float *x, size_t n, size_t step)
+{
+    static const struct lm_arch arch = {.name = "test"};
+    size_t rows = w->shape[0], cols = w->shape[1];
+    struct lm_mat m = {.tensor = w, .rows = (uint32_t)rows, .cols = (uint32_t)cols};
+    float *y = malloc(n * rows * sizeof *y);
+    struct lm_net net;
+    struct lm_dev *d;
+    struct lm_err e = {0};
+
+    assert_non_null(y);
+    head_only(&net, &arch, &m);
+    must(lmi_cpu_open(&d, &net, &(struct lm_backend_options){math, 1, 0}, kernels, &e), &e);
+    for (size_t t = 0; t < n; t += step)
+        product(d, &m, x + t * cols, y + t * rows, n - t < step ? n - t : step);
+    lm_backend_cpu.close(d);
+    return y;
+}
+
+static void same_bits(const float *a, const float *b, size_t n, const struct lm_tensor *w, const char *set, const char *what)
+{
+    if (memcmp(a, b, n * sizeof *a))
+        fail_msg("%s %s, %zu x %zu: %s differ", lm_dtype_name(w->dtype), set, (size_t)w->shape[0], (size_t)w->shape[1], what);
+}
+
+/* Whether tokens come one by one, in threes, or together is no matter in any mode; nor is it, for int8
+ * products, which of the vector widths computes them. */
+static void no_bit_depends_on_company(struct lm_tensor *w)
+{
+    enum { N = 14 };
+    size_t n = N * w->shape[0];
+    float *x = random_values(N * w->shape[1], 1), *narrow = NULL;
+
+    for (size_t s = 0; s < N_SETS; s++)
+        for (int math = LM_MATH_EXACT; math <= LM_MATH_FAST && lmi_kernels_find(sets[s]); math++) {
+            const struct lmi_kernels *k = lmi_kernels_find(sets[s]);
+            float *all = product_in_steps(k, (enum lm_math)math, w, x, N, N);
+            for (size_t step = 1; step <= 5; step += 2) {
+                float *y = product_in_steps(k, (enum lm_math)math, w, x, N, step);
+                same_bits(all, y, n, w, sets[s], "one token and many");
+                free(y);
+            }
+            if (math == LM_MATH_FAST && lmi_q8_group(w->dtype) && narrow)
+                same_bits(all, narrow, n, w, sets[s], "AVX2 and AVX-512");
+            if (math == LM_MATH_FAST && lmi_q8_group(w->dtype) && s == 1)
+                narrow = all;
+            else
+                free(all);
+        }
+    free(narrow);
+    free(x);
+    free_tensor(w);
+}
+
+static void one_token_and_many_are_the_same(void **state)
+{
+    static const struct { size_t rows, cols; } shape[] = {{35, 256}, {3, 288}, {5, 2304}, {33, 17}};
+
+    (void)state;
+    for (int t = 0; t < LM_N_DTYPES; t++)
+        for (size_t i = 0; computable((enum lm_dtype)t) && i < 4; i++)
+            if (shape[i].cols % lm_dtype_info((enum lm_dtype)t)->block_elems == 0)
+                no_bit_depends_on_company(make_tensor((enum lm_dtype)t, shape[i].rows, shape[i].cols, 0.5f));
 }
 
 /* ---- elementwise */
@@ -635,6 +702,7 @@ int main(void)
         cmocka_unit_test(transposed_weights),
         cmocka_unit_test(big_endian_weights),
         cmocka_unit_test(exact_is_the_same_on_both_vector_widths),
+        cmocka_unit_test(one_token_and_many_are_the_same),
         cmocka_unit_test(quick_functions_are_close),
         cmocka_unit_test(layers_equal_plain_loops),
     };

@@ -167,6 +167,46 @@ static void nothing_reaches_the_terminal(void **state)
     assert_true(n_json >= 60);
 }
 
+/* What is printed as it goes, one event, piece or line after the other, or into a file. */
+static void streams_of_json_are_escaped(void **state)
+{
+    (void)state;
+    static const char lines[] = "\"301 \\u001b\\u009b \x7f\"\n{\"text\": \"\xc2\x9b 302 \x7f\"}\n", ids[] = "[301,302,303,304,305]\n{\"ids\":[307,309]}\n";
+    char paths[5][128]; /* path_in's are good for a while only */
+    const char *const names[5] = {"evil-vocab.gguf", "texts.jsonl", "ids.jsonl", "report.json", "q.gguf"};
+    for (size_t i = 0; i < 5; i++)
+        snprintf(paths[i], sizeof paths[i], "%s/%s", dir, names[i]);
+    const char *model = paths[0], *text = paths[1], *numbers = paths[2], *report = paths[3], *quantized = paths[4];
+    const char *const commands[][12] = {
+        {"lm-generate", "--json", "--logprobs", "5", "-n", "6", "--ignore-eos", "-p", "301 302", model},
+        {"lm-generate", "--json", "--temp", "3", "--seed", "7", "-n", "12", "-p", "\x7f \xc2\x9b", model},
+        {"lm-tokenize", "--jsonl", "-f", text, model}, {"lm-tokenize", "--jsonl", "--pieces", "-f", text, model},
+        {"lm-tokenize", "--jsonl", "--decode", "--show-special", "-f", numbers, model},
+        {"lm-tokenize", "--json", "--decode", model, "301", "303", "305"}, {"lm-vocab", "--json", model},
+        {"lm-vocab", "--json", "--stats", model}, {"lm-quantize", "--json", "--force", "--type", "Q8_0", "--report", report, model, quantized},
+    };
+
+    evil_vocabulary("evil-vocab.gguf", false);
+    write_file(text, lines, sizeof lines - 1);
+    write_file(numbers, ids, sizeof ids - 1);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        const char *argv[14] = {command_path(commands[i][0])};
+        for (size_t k = 1; k < 12; k++)
+            argv[k] = commands[i][k];
+        struct output o = command_run(argv, dir);
+        if (o.code != 0)
+            fail_msg("%s %s: %s", commands[i][0], commands[i][1], (const char *)o.err.data);
+        assert_clean(commands[i][0], &o.out);
+        assert_clean(commands[i][0], &o.err);
+        assert_json(commands[i][0], &o.out);
+        output_free(&o);
+    }
+    struct bytes b = read_back(report);
+    assert_clean("the report", &b);
+    assert_json("the report", &b);
+    bytes_free(&b);
+}
+
 /* Names of files come from the command line and are shown in every message. */
 static void names_of_files_are_escaped(void **state)
 {
@@ -194,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_reaches_the_terminal),
+        cmocka_unit_test(streams_of_json_are_escaped),
         cmocka_unit_test(names_of_files_are_escaped),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -10,19 +10,8 @@ static const struct lm_arch_row rows[] = {
     LMI_INV_FREQ,
 };
 
-static const struct lm_config_key keys[] = {
-    {LM_KEY_INV_SQRT, LMI_AT(attn_scale), {"query_pre_attn_scalar"}, "attention.scale", false},
-    {LM_KEY_REAL, LMI_AT(attn_softcap), {"attn_logit_softcapping"}, "attn_logit_softcapping", true},
-    {LM_KEY_REAL, LMI_AT(final_softcap), {"final_logit_softcapping"}, "final_logit_softcapping", true},
-};
+static const struct lm_config_key keys[] = {LMI_GEMMA2_KEYS};
 static const struct lm_config_guard guards[] = {{"attention_bias", "false,null"}, {NULL, NULL}};
-
-static void class_defaults(struct lm_config *c, size_t hf_class)
-{
-    (void)hf_class;
-    c->d_head = 256;
-    c->sliding_window = 4096;
-}
 
 static int settle(struct lm_config *c, const struct lm_model *gguf, struct lm_err *e)
 {
@@ -52,7 +41,7 @@ const struct lm_arch lm_arch_gemma2 = {
     .mixed_windows = true,
     .window_period = 2,
     .guards = guards,
-    .class_defaults = class_defaults,
+    .class_defaults = lmi_gemma2_defaults,
     .settle = settle,
     LMI_ROWS_OF(rows),
     LMI_KEYS_OF(keys),

@@ -24,6 +24,18 @@ static inline void lmi_gemma_attn_scale(struct lm_config *c, bool gguf, uint32_t
         c->attn_scale = 1 / sqrt((double)(c->d_model / c->n_heads));
 }
 
+/* What Gemma 2 began and Gemma 3 kept. */
+static inline void lmi_gemma2_defaults(struct lm_config *c, size_t hf_class)
+{
+    (void)hf_class;
+    c->d_head = 256;
+    c->sliding_window = 4096;
+}
+#define LMI_GEMMA2_KEYS                                                                                                \
+    {LM_KEY_INV_SQRT, LMI_AT(attn_scale), {"query_pre_attn_scalar"}, "attention.scale", false},                        \
+    {LM_KEY_REAL, LMI_AT(attn_softcap), {"attn_logit_softcapping"}, "attn_logit_softcapping", true},                   \
+    {LM_KEY_REAL, LMI_AT(final_softcap), {"final_logit_softcapping"}, "final_logit_softcapping", true}
+
 #define LMI_PLUS_ONE .transform = LM_T_PLUS_ONE
 #define LMI_SANDWICH                                                                                                   \
     LMI_VEC(ATTN_NORM, L "input_layernorm.weight", B "attn_norm.weight", MODEL, LMI_PLUS_ONE),                         \

@@ -1,15 +1,9 @@
 /* Qwen 3: Llama's block with a norm on every head of Q and K, before rotation. */
-#include "libmodel/arch/rows.h"
+#include "libmodel/arch/qwen3_rows.h"
 
 static const struct lm_arch_row rows[] = {
     LMI_TOP(LM_T_NONE),
-    LMI_VEC(ATTN_NORM, L "input_layernorm.weight", B "attn_norm.weight", MODEL),
-    LMI_ATTENTION(LM_T_NONE, LM_T_NONE),
-    LMI_QKV_BIAS(LM_T_NONE, LM_T_NONE, LM_ROW_OPTIONAL),
-    LMI_OUT_BIAS(LM_ROW_OPTIONAL),
-    LMI_VEC(ATTN_Q_NORM, L "self_attn.q_norm.weight", B "attn_q_norm.weight", HEAD),
-    LMI_VEC(ATTN_K_NORM, L "self_attn.k_norm.weight", B "attn_k_norm.weight", HEAD),
-    LMI_VEC(FFN_NORM, L "post_attention_layernorm.weight", B "ffn_norm.weight", MODEL),
+    LMI_QWEN3_ATTENTION,
     LMI_GATED_FFN(0),
     LMI_INV_FREQ,
 };

@@ -36,6 +36,10 @@
     LMI_VEC(ATTN_V_B, L "self_attn.v_proj.bias", B "attn_v.bias", KV, .flags = flags_)
 #define LMI_OUT_BIAS(flags_)                                                                                           \
     LMI_VEC(ATTN_OUT_B, L "self_attn.o_proj.bias", B "attn_output.bias", MODEL, .flags = flags_)
+/* Norms of every head of Q and K. */
+#define LMI_QK_NORM(...)                                                                                               \
+    LMI_VEC(ATTN_Q_NORM, L "self_attn.q_norm.weight", B "attn_q_norm.weight", HEAD, ##__VA_ARGS__),                    \
+    LMI_VEC(ATTN_K_NORM, L "self_attn.k_norm.weight", B "attn_k_norm.weight", HEAD, ##__VA_ARGS__)
 
 #define LMI_GATED_FFN(when_)                                                                                           \
     LMI_MAT(FFN_GATE, L "mlp.gate_proj.weight", B "ffn_gate.weight", FF, MODEL, .when = when_),                        \

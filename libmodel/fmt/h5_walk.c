@@ -11,6 +11,7 @@ enum { MAX_DEPTH = 64, MAX_LINKS = 1 << 20, MAX_ATTRS = 1 << 17, MAX_ATTR_BYTES 
 #define TEXT(x) #x
 #define VERSION(a, b, c) TEXT(a) "." TEXT(b) "." TEXT(c)
 #define LIBRARY VERSION(H5_VERS_MAJOR, H5_VERS_MINOR, H5_VERS_RELEASE)
+#define NEWER "it is broken, or was written by a newer HDF5 (with h5py's libver='v110' it is written so that this one can)"
 
 struct walk {
     struct lmi_h5_out *o;
@@ -22,19 +23,6 @@ struct walk {
     bool stop;
 };
 
-static void stop(struct walk *w, enum lm_code code, const char *what)
-{
-    char reason[300];
-
-    if (w->stop)
-        return;
-    lmi_h5_reason(reason, sizeof reason);
-    lmi_h5_fail(w->o, code, "'/%.*s': %s (libhdf5 " LIBRARY ": %s%s)", (int)(w->path.n < 200 ? w->path.n : 200),
-                w->path.n ? (const char *)w->path.data : "", what, reason,
-                strstr(reason, "version number") ? "; a newer one may be able to read it" : "");
-    w->stop = true;
-}
-
 static void note(struct walk *w, const char *text, bool refused)
 {
     uint8_t r = refused;
@@ -44,6 +32,25 @@ static void note(struct walk *w, const char *text, bool refused)
     lmi_h5_put_span(w->o, text, strlen(text));
     lmi_put(&w->o->b, &r, 1);
     lmi_h5_send(w->o);
+}
+
+/* What a newer library has written is refused and the rest is listed (h5py's
+ * libver = "latest"); anything else that cannot be read ends the walk. */
+static void stop(struct walk *w, enum lm_code code, const char *what)
+{
+    char reason[300], text[800];
+
+    if (w->stop)
+        return;
+    lmi_h5_reason(reason, sizeof reason);
+    if (strstr(reason, "version number")) {
+        snprintf(text, sizeof text, "%.200s (libhdf5 " LIBRARY ": %s): " NEWER, what, reason);
+        note(w, text, true);
+        return;
+    }
+    lmi_h5_fail(w->o, code, "'/%.*s': %s (libhdf5 " LIBRARY ": %s)", (int)(w->path.n < 200 ? w->path.n : 200),
+                w->path.n ? (const char *)w->path.data : "", what, reason);
+    w->stop = true;
 }
 
 static void put_u8(struct walk *w, uint8_t v)
@@ -454,10 +461,12 @@ void lmi_h5_walk(struct lmi_h5_out *o, struct lm_span span)
     lmi_h5_quiet();
     w.file = lmi_h5_open_bytes(&driver, span);
     hid_t root = w.file < 0 ? -1 : H5Gopen2(w.file, "/", H5P_DEFAULT);
+    if (root < 0)
+        lmi_h5_reason(reason, sizeof reason);
     if (!w.entered)
         lmi_h5_fail(o, LM_NOMEM, "out of memory");
     else if (root < 0)
-        lmi_h5_fail(o, LM_MALFORMED, "libhdf5 cannot open it: %s", lmi_h5_reason(reason, sizeof reason));
+        lmi_h5_fail(o, LM_MALFORMED, "libhdf5 cannot open it: %s%s", reason, strstr(reason, "version number") ? "; " NEWER : "");
     else if (enter(&w, root))
         walk_group(&w, root, 0);
     if (root >= 0)

@@ -23,7 +23,8 @@ struct keras2 {
     struct lm_span base; /* "model_weights" or empty */
     bool torch;          /* rename as transformers did */
     bool no_class;       /* names lack the class of the model: shards */
-    struct lm_map *used;
+    struct lm_map *used;  /* paths of this source */
+    struct lm_map *named; /* PyTorch's names: the view of each */
     struct lmi_view_list *out;
 };
 
@@ -125,6 +126,29 @@ static int as_torch(struct keras2 *k, struct lmi_view *v, struct lm_span name, s
     return 0;
 }
 
+/* TensorFlow stores what two layers share with each of them: the second time it
+ * is left out where it is the same, byte for byte (else the name is there twice). */
+static bool is_same(const struct lm_model *m, const struct lmi_view *a, const struct lmi_view *b)
+{
+    return a->dtype == b->dtype && a->n_dims == b->n_dims && memcmp(a->shape, b->shape, a->n_dims * sizeof a->shape[0]) == 0 &&
+           !a->blob->producer && !b->blob->producer && a->blob->n_bytes == b->blob->n_bytes &&
+           memcmp(m->files[a->blob->file].map.data + a->blob->offset, m->files[b->blob->file].map.data + b->blob->offset,
+                  a->blob->n_bytes) == 0;
+}
+
+/* The last view has just got its name. */
+static int drop_shared(struct keras2 *k, struct lm_err *e)
+{
+    struct lmi_view *v = &k->out->v[k->out->n - 1];
+    size_t first = lm_map_get(k->named, v->name);
+
+    if (first == SIZE_MAX)
+        return lm_map_put(k->named, v->name, k->out->n - 1) < 0 ? lmi_nomem(e) : 0;
+    if (is_same(k->set->m, &k->out->v[first], v))
+        k->out->n--;
+    return 0;
+}
+
 /* ---- weights in their order */
 
 static void join_path(char *buf, size_t size, struct lm_span a, struct lm_span b)
@@ -146,9 +170,21 @@ static int add_weight(struct keras2 *k, const struct lmi_h5_dataset *d, struct l
     if (lmi_h5_view(v, k->set, k->source, d, e) < 0)
         return -1;
     if (k->torch)
-        return as_torch(k, v, weight, e);
+        return as_torch(k, v, weight, e) < 0 ? -1 : drop_shared(k, e);
     v->name = lm_span_of(v->name.data + skip, v->name.size - skip);
     return 0;
+}
+
+/* It is there and cannot be read, or it is not there. */
+static int missing(const struct keras2 *k, const char *path, struct lm_err *e)
+{
+    for (size_t i = 0; i < k->source->list.n_notes; i++) {
+        const struct lmi_h5_note *n = &k->source->list.notes[i];
+        if (lm_span_eq(n->path, lm_span_str(path)))
+            return lm_err_set(e, LM_UNSUPPORTED, "weight '%.300s': %.*s", path, (int)(n->text.size < 400 ? n->text.size : 400),
+                              (const char *)n->text.data);
+    }
+    return lm_err_set(e, LM_MISSING, "weight '%.300s' is listed and not there", path);
 }
 
 static int add_layer(struct keras2 *k, struct lm_span layer, struct lm_err *e)
@@ -166,7 +202,7 @@ static int add_layer(struct keras2 *k, struct lm_span layer, struct lm_err *e)
         join_path(path, sizeof path, lm_span_str(group), weights[i]);
         const struct lmi_h5_dataset *d = lmi_h5_find(&k->source->list, lm_span_str(path));
         if (!d)
-            return lm_err_set(e, LM_MISSING, "weight '%.300s' is listed and not there", path);
+            return missing(k, path, e);
         if (add_weight(k, d, weights[i], e) < 0)
             return -1;
     }
@@ -273,8 +309,8 @@ static int take_source(struct keras2 *k, struct lm_err *e)
 
 int lmi_keras2_views(struct lmi_h5_set *set, struct lmi_view_list *out, struct lm_err *e)
 {
-    struct keras2 k = {.set = set, .out = out, .used = NULL};
-    int rc = 1;
+    struct keras2 k = {.set = set, .out = out, .named = lm_map_new(0)};
+    int rc = k.named ? 1 : lmi_nomem(e);
 
     for (size_t i = 0; rc == 1 && i < set->n; i++) {
         k.source = &set->sources[i];
@@ -283,5 +319,6 @@ int lmi_keras2_views(struct lmi_h5_set *set, struct lmi_view_list *out, struct l
         rc = k.used ? take_source(&k, e) : lmi_nomem(e);
     }
     lm_map_free(k.used);
+    lm_map_free(k.named);
     return rc;
 }

@@ -44,6 +44,7 @@ struct lm_packed {
     /* blocks.c: this is another's values as blocks of a ggml type */
     const struct lm_packed *values;
     enum lm_dtype as;
+    struct lmi_pack *pack; /* pack.c: part of a weight that is quantized as it is read */
 };
 
 struct lmi_finder {

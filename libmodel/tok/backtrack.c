@@ -15,7 +15,6 @@
 #include "libmodel/tok/build.h"
 #include "libmodel/tok/engine.h"
 #include "libmodel/tok/longest.h"
-#include "libmodel/tok/unicode.h"
 
 enum verdict { YES = 1, NO, UNTOLD }; /* 0: nothing is known */
 enum { KNOWN_BITS = 16, ID_MASK = (1 << LMI_ID_BITS) - 1 };
@@ -34,6 +33,7 @@ struct lmi_backtrack {
     struct lm_tokenizer *t;
     pthread_mutex_t making;
     atomic_bool ready; /* the rest is there: made for the first text that is worth it */
+    atomic_bool cuts;  /* lmi_note_neighbours is done */
     struct lm_arena arena;
     struct made *made; /* by id */
     struct lmi_longest longest;
@@ -72,29 +72,13 @@ void lmi_backtrack_free(struct lmi_backtrack *b)
     free(b);
 }
 
-/* The bytes that a piece's letters stand for, at most size; 0 when it has others:
- * no text gives it. */
-static size_t bytes_of(const struct lm_tokenizer *t, size_t id, uint8_t *out, size_t size)
-{
-    struct lm_span s = t->v->pieces[id].text;
-    size_t n = 0;
-
-    for (size_t i = 0; i < s.size && n < size;) {
-        struct lmi_char c = lmi_char_at(s.data + i, s.size - i);
-        int byte = lmi_letter_byte(c.cp);
-        if (byte < 0)
-            return 0;
-        out[n++] = (uint8_t)byte;
-        i += c.width;
-    }
-    return n;
-}
-
 static bool put_piece(struct lmi_backtrack *b, size_t id)
 {
     uint8_t bytes[LMI_LONGEST + 1];
-    struct lm_span s = {bytes, bytes_of(b->t, id, bytes, sizeof bytes)};
+    struct lm_span s = {bytes, lmi_letters_to_bytes(b->t->v->pieces[id].text, bytes, sizeof bytes)};
 
+    if (s.size == SIZE_MAX) /* no text gives it */
+        return true;
     if (s.size > 8 && s.size <= LMI_LONGEST)
         s.data = (uint8_t *)lm_arena_str(&b->arena, s);
     if (s.data && s.size > 0)
@@ -112,24 +96,45 @@ static bool make(struct lmi_backtrack *b)
         ok = !v->pieces[i].in_model || put_piece(b, i);
     if (ok)
         lmi_longest_finish(&b->longest);
-    ok = ok && lmi_note_first_pairs(b->t) && lmi_note_neighbours(b->t);
     for (size_t i = 0; ok && i < 256; i++)
         atomic_init(&b->made[b->longest.single[i]].when, BYTE);
     return ok;
 }
 
-bool lmi_backtrack_ready(struct lmi_backtrack *b)
+static bool make_tables(struct lmi_backtrack *b)
 {
-    if (atomic_load_explicit(&b->ready, memory_order_acquire))
+    bool ok = make(b);
+
+    if (!ok)
+        clear(b);
+    return ok;
+}
+
+static bool make_cuts(struct lmi_backtrack *b)
+{
+    lmi_pairs_free(&b->t->adjacent); /* of a try before, out of memory */
+    return lmi_note_neighbours(b->t);
+}
+
+static bool once(struct lmi_backtrack *b, atomic_bool *done, bool (*make_it)(struct lmi_backtrack *b))
+{
+    if (atomic_load_explicit(done, memory_order_acquire))
         return true;
     pthread_mutex_lock(&b->making);
-    bool ready = atomic_load_explicit(&b->ready, memory_order_relaxed) || make(b);
-    if (ready)
-        atomic_store_explicit(&b->ready, true, memory_order_release);
-    else
-        clear(b);
+    bool ok = atomic_load_explicit(done, memory_order_relaxed) || make_it(b);
+    atomic_store_explicit(done, ok, memory_order_release);
     pthread_mutex_unlock(&b->making);
-    return ready;
+    return ok;
+}
+
+bool lmi_backtrack_ready(struct lmi_backtrack *b)
+{
+    return once(b, &b->ready, make_tables);
+}
+
+bool lmi_backtrack_cuts(struct lmi_backtrack *b)
+{
+    return once(b, &b->cuts, make_cuts);
 }
 
 /* ---- how pieces are made */
@@ -158,7 +163,7 @@ static uint32_t find_out(struct lmi_backtrack *b, uint32_t id)
 {
     struct symbol s[LMI_LONGEST];
     uint8_t bytes[LMI_LONGEST];
-    size_t n = bytes_of(b->t, id, bytes, sizeof bytes), at = 0;
+    size_t n = lmi_letters_to_bytes(b->t->v->pieces[id].text, bytes, sizeof bytes), at = 0;
     const struct lmi_pair *pair;
     bool ordered = true;
     struct made *m = &b->made[id];

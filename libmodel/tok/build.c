@@ -211,6 +211,22 @@ int lmi_letter_byte(uint32_t cp)
     return cp <= 0x142 ? (int)(cp - 0x121 + 127) : cp == 0x143 ? 173 : -1;
 }
 
+size_t lmi_letters_to_bytes(struct lm_span s, uint8_t *out, size_t size)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < s.size && n < size; n++) {
+        uint8_t b = s.data[i];
+        bool two = b >= 0xc2 && b <= 0xc5 && i + 1 < s.size && (s.data[i + 1] & 0xc0) == 0x80;
+        int byte = b < 0x80 || two ? lmi_letter_byte(two ? (b & 0x1fu) << 6 | (s.data[i + 1] & 0x3fu) : b) : -1;
+        if (byte < 0)
+            return SIZE_MAX;
+        out[n] = (uint8_t)byte;
+        i += two ? 2 : 1;
+    }
+    return n;
+}
+
 /* ---- merges */
 
 /* Is the piece `id` these two texts? A trainer numbers pieces as it makes them,

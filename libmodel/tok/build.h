@@ -105,5 +105,8 @@ int lmi_byte_piece(struct lm_span text);
 /* GPT-2's letter of a byte as a code point, and back (-1: not one of the 256). */
 uint32_t lmi_byte_letter(uint8_t byte);
 int lmi_letter_byte(uint32_t cp);
+/* The bytes that letters stand for, at most size of them; SIZE_MAX when among
+ * those there is something else. */
+size_t lmi_letters_to_bytes(struct lm_span s, uint8_t *out, size_t size);
 
 #endif

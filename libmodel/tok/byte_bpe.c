@@ -32,17 +32,6 @@ static void find_bytes(struct lm_tokenizer *t)
     }
 }
 
-/* The first look-ups of a word are all of bytes. */
-bool lmi_note_first_pairs(struct lm_tokenizer *t)
-{
-    t->first_pairs = lm_arena_array(&t->arena, 256 * 256, sizeof *t->first_pairs);
-    for (unsigned i = 0; t->first_pairs && i < 256 * 256; i++) {
-        const struct lmi_pair *pair = lmi_pairs_get(&t->pairs, t->byte_id[i >> 8], t->byte_id[i & 255]);
-        t->first_pairs[i] = pair ? (uint32_t)(pair - t->pairs.pairs) + 1 : 0;
-    }
-    return t->first_pairs != NULL;
-}
-
 static bool all_bytes(const struct lm_tokenizer *t)
 {
     for (unsigned b = 0; b < 256; b++)
@@ -161,8 +150,6 @@ int lmi_byte_word(struct lmi_call *c, size_t begin, size_t end)
         return -1;
     symbols_of(c->t, c->bytes + begin, n, ids, &whole);
     c->no_cache = !whole;
-    c->merge.bytes = c->bytes + begin;
-    c->merge.first = c->backtrack ? c->t->first_pairs : NULL;
     size_t left = lmi_merge(&c->merge, &c->t->pairs, ids, n);
     if (left == SIZE_MAX)
         return lmi_call_nomem(c);
@@ -182,14 +169,21 @@ static size_t part_end(const struct lmi_call *c, size_t begin, size_t end)
     return pos;
 }
 
+static bool only_ascii(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] >= 0x80)
+            return false;
+    return true;
+}
+
 /* Long words are rarely seen twice, their parts are: text without spaces is made
  * of them. A word that comes apart is no piece as a whole. */
-static int word(void *user, size_t begin, size_t end)
+static int parts_of_word(struct lmi_call *c, size_t begin, size_t end)
 {
-    struct lmi_call *c = user;
-    bool whole = end - begin <= LMI_CACHED_BYTES || !c->backtrack || !c->t->cuts_words || c->part.data != c->bytes;
-
-    for (size_t pos; !whole && begin < end; begin = pos) {
+    if (!lmi_backtrack_cuts(c->backtrack))
+        return lmi_call_nomem(c);
+    for (size_t pos; c->t->cuts_words && begin < end; begin = pos) {
         pos = part_end(c, begin, end);
         if (pos == end && !c->fragments)
             break;
@@ -198,6 +192,15 @@ static int word(void *user, size_t begin, size_t end)
             return -1;
     }
     return begin < end ? lmi_call_word(c, begin, end) : 0;
+}
+
+static int word(void *user, size_t begin, size_t end)
+{
+    struct lmi_call *c = user;
+    bool whole = end - begin <= LMI_CACHED_BYTES || !c->backtrack || c->part.data != c->bytes ||
+                 only_ascii(c->bytes + begin, end - begin);
+
+    return whole ? lmi_call_word(c, begin, end) : parts_of_word(c, begin, end);
 }
 
 /* ---- parts */

@@ -47,13 +47,13 @@ void lmi_caches_free(struct lmi_caches *c)
 }
 
 /* The largest, so that work that comes one by one stays with one. */
-static struct lmi_cache *take_idle(struct lmi_caches *c, bool special)
+static struct lmi_cache *take_idle(struct lmi_caches *c, unsigned flags)
 {
     struct lmi_cache **best = NULL;
 
     pthread_mutex_lock(&c->lock);
     for (struct lmi_cache **x = &c->idle; *x; x = &(*x)->next)
-        if ((*x)->special == special && (!best || (*x)->mask > (*best)->mask))
+        if ((*x)->flags == flags && (!best || (*x)->mask > (*best)->mask))
             best = x;
     struct lmi_cache *taken = best ? *best : NULL;
     if (taken) {
@@ -64,13 +64,13 @@ static struct lmi_cache *take_idle(struct lmi_caches *c, bool special)
     return taken;
 }
 
-static struct lmi_cache *new_cache(bool special)
+static struct lmi_cache *new_cache(unsigned flags)
 {
     struct lmi_cache *x = calloc(1, sizeof *x);
 
     if (!x)
         return NULL;
-    x->special = special;
+    x->flags = flags;
     x->ids = malloc(LMI_RING * sizeof *x->ids);
     if (x->ids)
         return x;
@@ -99,13 +99,13 @@ static bool grow(struct lmi_cache *x, size_t n_slots)
     return true;
 }
 
-struct lmi_cache *lmi_cache_take(struct lmi_caches *c, size_t n_bytes, bool special)
+struct lmi_cache *lmi_cache_take(struct lmi_caches *c, size_t n_bytes, unsigned flags)
 {
-    struct lmi_cache *x = take_idle(c, special);
+    struct lmi_cache *x = take_idle(c, flags);
     size_t n_slots = FEWEST;
 
     if (!x)
-        x = new_cache(special);
+        x = new_cache(flags);
     if (!x)
         return NULL;
     x->n_bytes += n_bytes;

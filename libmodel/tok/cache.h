@@ -27,7 +27,7 @@ struct lmi_cache {
     uint32_t *ids;    /* a ring: place p is at p % LMI_RING */
     uint32_t n_ids;   /* places given out */
     uint64_t n_bytes; /* of text seen */
-    bool special;     /* LM_ENCODE_SPECIAL of the calls that have it: ids of words may depend on it */
+    unsigned flags;   /* of the calls that have it: what may be remembered depends on them */
     struct lmi_cache *next;
 };
 
@@ -38,7 +38,7 @@ struct lmi_caches *lmi_caches_new(void); /* NULL when out of memory */
 void lmi_caches_free(struct lmi_caches *c);
 
 /* A cache fit for n more bytes of text; NULL when out of memory. */
-struct lmi_cache *lmi_cache_take(struct lmi_caches *c, size_t n_bytes, bool special);
+struct lmi_cache *lmi_cache_take(struct lmi_caches *c, size_t n_bytes, unsigned flags);
 void lmi_cache_give(struct lmi_caches *c, struct lmi_cache *x);
 
 /* A place for n <= 255 ids, which go to x->ids + place % LMI_RING. */

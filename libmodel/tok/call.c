@@ -75,26 +75,6 @@ static inline size_t room(const struct lmi_call *c)
     return c->narrow ? LMI_NARROW_IDS : LMI_WIDE_IDS;
 }
 
-/* Copies as many ids as a slot has room for, whatever n is: reserve() counts them.
- * false: they were forgotten. */
-static bool copy_ids(struct lmi_call *c, const struct lmi_slot *s)
-{
-    int32_t *to = c->out->ids + c->out->n;
-
-    if (s->n_ids > room(c)) {
-        const uint32_t *ids = lmi_cache_ids(c->cache, s->place);
-        if (ids)
-            memcpy(to, ids, s->n_ids * sizeof *to);
-        return ids != NULL;
-    }
-    if (!c->narrow)
-        memcpy(to, s->wide, sizeof s->wide);
-    else
-        for (size_t i = 0; i < LMI_NARROW_IDS; i++)
-            to[i] = s->narrow[i];
-    return true;
-}
-
 static inline uint8_t tag(const struct lmi_word *w)
 {
     return (uint8_t)(w->n | (w->fragment ? 0x80u : 0));
@@ -105,29 +85,46 @@ static inline bool is_of(const struct lmi_slot *s, const struct lmi_word *w)
     return s->n_bytes == tag(w) && s->key[0] == w->key[0] && s->key[1] == w->key[1];
 }
 
-static bool seen(struct lmi_call *c, const struct lmi_word *w)
+/* The slot of a word that was seen, if what it holds counts here; else NULL. */
+static inline const struct lmi_slot *seen(const struct lmi_call *c, const struct lmi_word *w)
 {
-    const struct lmi_slot *s = is_of(w->slot, w) ? w->slot : w->slot + 1;
-    size_t begin = w->begin;
-    bool sums = c->t->sums != NULL;
+    const struct lmi_slot *s = w->slot;
 
-    if (!is_of(s, w))
-        return false;
-    if (sums && !lmi_unigram_holds(c, s->margin, w->n))
-        return false;
-    if (!copy_ids(c, s))
-        return false;
-    if (sums)
-        lmi_unigram_follow(c, c->out->ids + c->out->n, s->n_ids);
-    if (!c->offsets) {
-        c->out->n += s->n_ids;
-        return true;
-    }
-    for (size_t i = 0; i < s->n_ids; i++) {
+    if (!s || (!is_of(s, w) && !is_of(++s, w)))
+        return NULL;
+    return c->t->sums && !lmi_unigram_holds(c, s->margin, w->n) ? NULL : s;
+}
+
+static void emit_with_offsets(struct lmi_call *c, size_t begin, size_t n_ids)
+{
+    for (size_t i = 0; i < n_ids; i++) {
         uint32_t id = (uint32_t)c->out->ids[c->out->n];
         lmi_call_emit(c, id, begin, begin + c->t->length[id]);
         begin += c->t->length[id];
     }
+}
+
+/* Copies as many ids as a slot has room for, however many it holds: room was
+ * reserved. false: they were forgotten. */
+static inline bool recall(struct lmi_call *c, const struct lmi_word *w, const struct lmi_slot *s)
+{
+    int32_t *to = c->out->ids + c->out->n;
+
+    if (s->n_ids > room(c)) {
+        const uint32_t *ids = lmi_cache_ids(c->cache, s->place);
+        if (!ids)
+            return false;
+        memcpy(to, ids, s->n_ids * sizeof *to);
+    } else if (c->narrow) {
+        for (size_t i = 0; i < LMI_NARROW_IDS; i++)
+            to[i] = s->narrow[i];
+    } else {
+        memcpy(to, s->wide, sizeof s->wide);
+    }
+    if (c->offsets)
+        emit_with_offsets(c, w->begin, s->n_ids);
+    else
+        c->out->n += s->n_ids;
     return true;
 }
 
@@ -162,26 +159,47 @@ static void remember(struct lmi_call *c, const struct lmi_word *w, size_t from)
     }
 }
 
-static int finish_word(struct lmi_call *c, const struct lmi_word *w)
+static int encode_new(struct lmi_call *c, const struct lmi_word *w)
 {
     size_t from = c->out->n;
 
-    if (lmi_call_reserve(c, w->n * c->ids_per_byte + LMI_NARROW_IDS) < 0)
-        return -1;
-    if (w->slot && seen(c, w))
-        return 0;
+    if (c->t->sums)
+        lmi_unigram_follow(c);
     c->no_cache = false;
     c->fragment = w->fragment;
     if (c->encode_word(c, w->begin, w->begin + w->n) < 0)
         return -1;
     if (w->slot && !c->no_cache)
         remember(c, w, from);
+    c->summed = c->out->n;
+    return 0;
+}
+
+int lmi_call_flush(struct lmi_call *c)
+{
+    size_t n = c->n_waiting, n_bytes = 0;
+
+    c->n_waiting = 0;
+    for (size_t i = 0; i < n; i++)
+        n_bytes += c->waiting[i].n;
+    if (c->t->sums)
+        c->blur = lmi_unigram_blur(c, 1, n_bytes);
+    for (size_t i = 0; i < n; i++) {
+        const struct lmi_word *w = &c->waiting[i];
+        if (lmi_call_reserve(c, w->n * c->ids_per_byte + LMI_NARROW_IDS) < 0)
+            return -1;
+        const struct lmi_slot *s = seen(c, w);
+        if (!(s && recall(c, w, s)) && encode_new(c, w) < 0)
+            return -1;
+    }
+    if (c->t->sums)
+        lmi_unigram_follow(c);
     return 0;
 }
 
 static inline int next_word(struct lmi_call *c, size_t begin, size_t end, bool fragment)
 {
-    struct lmi_word *w = &c->waiting[c->n_words++ % LMI_AHEAD], before = *w;
+    struct lmi_word *w = &c->waiting[c->n_waiting++];
 
     w->fragment = fragment;
     w->begin = begin;
@@ -192,7 +210,7 @@ static inline int next_word(struct lmi_call *c, size_t begin, size_t end, bool f
         w->slot = lmi_cache_slot(c->cache, w->key);
         __builtin_prefetch(w->slot);
     }
-    return before.n ? finish_word(c, &before) : 0;
+    return c->n_waiting == LMI_AHEAD ? lmi_call_flush(c) : 0;
 }
 
 int lmi_call_word(struct lmi_call *c, size_t begin, size_t end)
@@ -203,19 +221,6 @@ int lmi_call_word(struct lmi_call *c, size_t begin, size_t end)
 int lmi_call_fragment(struct lmi_call *c, size_t begin, size_t end)
 {
     return next_word(c, begin, end, true);
-}
-
-int lmi_call_flush(struct lmi_call *c)
-{
-    int rc = 0;
-
-    for (size_t i = 0; i < LMI_AHEAD; i++) {
-        struct lmi_word *w = &c->waiting[(c->n_words + i) % LMI_AHEAD], next = *w;
-        w->n = 0;
-        if (next.n && rc == 0)
-            rc = finish_word(c, &next);
-    }
-    return rc;
 }
 
 /* ---- trimmed offsets */

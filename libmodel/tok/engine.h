@@ -34,9 +34,7 @@ struct lm_tokenizer {
     /* byte BPE */
     struct lmi_pretok *pretok;
     struct lmi_backtrack *backtrack; /* NULL when a byte has no piece */
-    /* Made when the backtrack is made ready: */
     bool cuts_words; /* adjacent and joined say where no piece crosses two characters of which one is not ASCII */
-    uint32_t *first_pairs; /* [256 * 256]: of two bytes the place + 1 of their pair */
     /* SentencePiece. Text is kept with ' ' for U+2581. */
     struct lmi_charsmap charsmap;
     struct lmi_added symbols; /* what the normalizer leaves alone */
@@ -63,11 +61,11 @@ struct lm_tokenizer {
 /* ---- a call */
 
 /* As many words wait for their slots, so that these come from memory meanwhile. */
-enum { LMI_AHEAD = 4 };
+enum { LMI_AHEAD = 32 };
 
 /* A word whose slot is on its way from memory. */
 struct lmi_word {
-    size_t begin, n; /* n 0: none */
+    size_t begin, n;
     bool fragment;   /* a part of a word: not looked up as a whole */
     uint64_t key[2];
     struct lmi_slot *slot; /* NULL: too long to be remembered */
@@ -87,8 +85,8 @@ struct lmi_call {
     const struct lm_offsets *from; /* instead of both: the range of the input that each byte comes from */
     struct lmi_cache *cache;
     bool narrow;
-    struct lmi_word waiting[LMI_AHEAD]; /* a ring: the oldest at n_words % LMI_AHEAD */
-    size_t n_words;
+    struct lmi_word waiting[LMI_AHEAD];
+    size_t n_waiting;
     int (*encode_word)(struct lmi_call *c, size_t begin, size_t end); /* of a word not seen before */
     size_t ids_per_byte; /* that encode_word emits at most */
     struct lmi_merge_scratch merge;
@@ -102,7 +100,9 @@ struct lmi_call {
     /* Unigram */
     struct lmi_best *best; /* the best way to every place of a word */
     size_t best_capacity;
-    double sum;            /* SentencePiece: of the text so far */
+    double sum;            /* SentencePiece: of the text so far, up to out->ids[summed] */
+    size_t summed;
+    double blur;           /* what lmi_unigram_holds asks, for a byte */
     uint16_t margin;       /* of the word in work */
     size_t unknown_begin;  /* HF: of the unknown characters in front of the place in work; SIZE_MAX: none */
 };
@@ -160,7 +160,6 @@ int lmi_byte_encode(struct lmi_call *c, struct lm_span text, size_t base);
 
 /* neighbours.c: sets cuts_words, adjacent, joined; false when out of memory. */
 bool lmi_note_neighbours(struct lm_tokenizer *t);
-bool lmi_note_first_pairs(struct lm_tokenizer *t); /* false when out of memory */
 /* Can a merge cross from the character at `before` of p to the one at pos, which
  * follows it? false is certain. */
 bool lmi_crossed(const struct lm_tokenizer *t, const uint8_t *p, size_t before, size_t pos);
@@ -169,9 +168,10 @@ bool lmi_crossed(const struct lm_tokenizer *t, const uint8_t *p, size_t before, 
 enum { LMI_BACKTRACK_BYTES = 512 }; /* of a word */
 struct lmi_backtrack *lmi_backtrack_new(struct lm_tokenizer *t); /* all bytes have pieces; NULL when out of memory */
 void lmi_backtrack_free(struct lmi_backtrack *b);
-/* Makes its tables and those of the two functions above, once, from any thread;
- * false when out of memory. */
+/* Makes its tables, or does lmi_note_neighbours; once, from any thread. false when
+ * out of memory. */
 bool lmi_backtrack_ready(struct lmi_backtrack *b);
+bool lmi_backtrack_cuts(struct lmi_backtrack *b);
 /* The ids of the n bytes at w, of which `room` can be read: how many; 0 when it
  * cannot be told this way. whole: take a word that is a piece as it is. Needs
  * lmi_backtrack_ready. */
@@ -203,13 +203,14 @@ int lmi_unigram_word(struct lmi_call *c, size_t begin, size_t end);
  * counts only where its margin rules that out; then its ids' scores are added. */
 #define LMI_LARGEST_SUM 100000.0
 
-/* How far two sums of a word of n bytes can be apart through rounding alone;
- * infinite where the library would start its sums anew within the word. */
-static inline double lmi_unigram_blur(const struct lmi_call *c, size_t n)
+/* How far two sums of a word of n bytes can be apart through rounding alone, when
+ * it ends at most `reach` bytes from here; infinite where the library would start
+ * its sums anew within. */
+static inline double lmi_unigram_blur(const struct lmi_call *c, size_t n, size_t reach)
 {
-    double sum = c->sum < 0 ? -c->sum : c->sum, reach = sum + (double)n * c->t->largest_score;
+    double sum = (c->sum < 0 ? -c->sum : c->sum) + (double)reach * c->t->largest_score;
 
-    return reach < LMI_LARGEST_SUM ? (double)n * reach * 0x1.01p-23 : 1e300;
+    return sum < LMI_LARGEST_SUM ? (double)n * sum * 0x1.01p-23 : 1e300;
 }
 
 static inline bool lmi_unigram_holds(const struct lmi_call *c, uint16_t margin, size_t n_bytes)
@@ -218,15 +219,16 @@ static inline bool lmi_unigram_holds(const struct lmi_call *c, uint16_t margin, 
     float lead;
 
     memcpy(&lead, &bits, sizeof lead);
-    return (double)lead > lmi_unigram_blur(c, n_bytes);
+    return (double)lead > (double)n_bytes * c->blur;
 }
 
-static inline void lmi_unigram_follow(struct lmi_call *c, const int32_t *ids, size_t n)
+/* Adds the scores of the ids that came since. */
+static inline void lmi_unigram_follow(struct lmi_call *c)
 {
     float sum = (float)c->sum;
 
-    for (size_t i = 0; i < n; i++)
-        sum += c->t->sums[ids[i]];
+    for (; c->summed < c->out->n; c->summed++)
+        sum += c->t->sums[c->out->ids[c->summed]];
     c->sum = (double)sum;
 }
 int lmi_wordpiece_init(struct lm_tokenizer *t, struct lm_err *e);

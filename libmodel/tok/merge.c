@@ -132,18 +132,7 @@ static void look_up(struct short_word *w, const struct lmi_pairs *p, const uint3
     set_pair(w, i, w->next[i] < n ? lmi_pairs_get(p, ids[i], ids[w->next[i]]) : NULL);
 }
 
-/* The pair of symbols i and i + 1, before any is merged. */
-static inline const struct lmi_pair *first_pair(const struct lmi_merge_scratch *s, const struct lmi_pairs *p,
-                                                const uint32_t *ids, size_t i)
-{
-    if (!s->first)
-        return lmi_pairs_get(p, ids[i], ids[i + 1]);
-    uint32_t at = s->first[s->bytes[i] << 8 | s->bytes[i + 1]];
-    return at ? &p->pairs[at - 1] : NULL;
-}
-
-static size_t begin_word(struct short_word *w, const struct lmi_merge_scratch *s, const struct lmi_pairs *p,
-                         const uint32_t *ids, size_t n)
+static size_t begin_word(struct short_word *w, const struct lmi_pairs *p, const uint32_t *ids, size_t n)
 {
     size_t padded = (n + LANES - 1) / LANES * LANES;
 
@@ -152,7 +141,7 @@ static size_t begin_word(struct short_word *w, const struct lmi_merge_scratch *s
         w->prev[i] = (uint8_t)(i ? i - 1 : SHORT);
     }
     for (size_t i = 0; i + 1 < n; i++)
-        set_pair(w, i, first_pair(s, p, ids, i));
+        set_pair(w, i, lmi_pairs_get(p, ids[i], ids[i + 1]));
     for (size_t i = n - 1; i < padded; i++)
         w->key[i] = NO_PAIR;
     return padded;
@@ -185,7 +174,7 @@ static void add_sizes(uint32_t *sizes, size_t kept, size_t i, size_t next)
 static size_t merge_short(struct lmi_merge_scratch *s, const struct lmi_pairs *p, uint32_t *ids, size_t n)
 {
     struct short_word w;
-    size_t padded = begin_word(&w, s, p, ids, n), kept = 0;
+    size_t padded = begin_word(&w, p, ids, n), kept = 0;
 
     for (int32_t best; (best = smallest(w.key, padded)) != NO_PAIR;) {
         size_t i = (size_t)best % SHORT, j = w.next[i];
@@ -310,7 +299,7 @@ static size_t merge_long(struct lmi_merge_scratch *s, const struct lmi_pairs *p,
     for (uint32_t i = 0; i < n; i++)
         s->nodes[i] = (struct lmi_node){i == 0 ? END : i - 1, i + 1 == n ? END : i + 1};
     for (uint32_t i = 1; i < n; i++)
-        queue(s, first_pair(s, p, ids, i - 1), ids, i - 1, i);
+        queue_pair(s, p, ids, i - 1, i);
     while (s->n_heap > 0) {
         struct lmi_entry top = heap_pop(s);
         uint32_t left = (uint32_t)top.key, right = s->nodes[left].next;

@@ -81,9 +81,6 @@ struct lmi_merge_scratch {
     const uint8_t *unused;
     uint32_t (*halves)[2];
     uint32_t *sizes; /* when set: of every symbol, added up like the symbols are merged */
-    /* When set: the symbols are these bytes, and first[a << 8 | b] is the place + 1 of the pair of two. */
-    const uint8_t *bytes;
-    const uint32_t *first;
 };
 void lmi_merge_scratch_free(struct lmi_merge_scratch *s);
 

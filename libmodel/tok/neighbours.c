@@ -89,22 +89,6 @@ static bool only_ascii(struct lm_span s)
     return true;
 }
 
-/* The bytes of a piece's letters, at most size; SIZE_MAX when some is none. */
-static size_t bytes_of(struct lm_span text, uint8_t *out, size_t size)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < text.size;) {
-        struct lmi_char c = lmi_char_at(text.data + i, text.size - i);
-        int byte = lmi_letter_byte(c.cp);
-        if (byte < 0 || n == size)
-            return SIZE_MAX;
-        out[n++] = (uint8_t)byte;
-        i += c.width;
-    }
-    return n;
-}
-
 bool lmi_note_neighbours(struct lm_tokenizer *t)
 {
     uint8_t bytes[1024];
@@ -116,9 +100,9 @@ bool lmi_note_neighbours(struct lm_tokenizer *t)
         const struct lm_piece *p = &t->v->pieces[i];
         if (!p->in_model || only_ascii(p->text))
             continue;
-        size_t n = bytes_of(p->text, bytes, sizeof bytes);
-        bool odd = n == SIZE_MAX && p->text.size > sizeof bytes;
-        if (n == SIZE_MAX && !odd)
+        size_t n = lmi_letters_to_bytes(p->text, bytes, sizeof bytes);
+        bool odd = n == sizeof bytes;
+        if (n == SIZE_MAX)
             continue; /* not of the letters: no text gives it */
         if (n != 1 && !odd && !only_ascii(lm_span_of(bytes, n)) && !note(t, lm_span_of(bytes, n), &odd) && !odd)
             return false;

@@ -332,6 +332,7 @@ int lmi_spm_encode(struct lmi_call *c, struct lm_span text, size_t base, bool fi
         return 0;
     c->unk_end = 0;
     c->sum = 0;
+    c->summed = c->out->n;
     if (!is_plain(c->t, text))
         return encode_normalized(c, text, base, prefix);
     c->map = NULL;

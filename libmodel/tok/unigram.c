@@ -401,7 +401,7 @@ static double emit_short(struct lmi_call *c, const struct short_word *w, size_t 
 /* Sums cannot have to be started anew within the word. Room was reserved. */
 static void encode_short(struct lmi_call *c, size_t begin, size_t n)
 {
-    double doubt = lmi_unigram_blur(c, n);
+    double doubt = lmi_unigram_blur(c, n, n);
     struct short_word w;
 
     w.score[0] = (float)c->sum;
@@ -416,12 +416,12 @@ int lmi_unigram_word(struct lmi_call *c, size_t begin, size_t end)
 
     if (begin == end)
         return 0;
-    if (c->t->sums && end - begin <= SHORT && lmi_unigram_blur(c, end - begin) < 1e300) {
+    if (c->t->sums && end - begin <= SHORT && lmi_unigram_blur(c, end - begin, end - begin) < 1e300) {
         encode_short(c, begin, end - begin);
         return 0;
     }
     if (c->t->sums) {
-        double doubt = lmi_unigram_blur(c, end - begin);
+        double doubt = lmi_unigram_blur(c, end - begin, end - begin);
         int rc = encode(c, begin, end, true, &lead);
         c->margin = pack_margin(lead - doubt);
         return rc;

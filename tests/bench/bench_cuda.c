@@ -3,7 +3,7 @@
  * memory, a large bf16 product).  Works through struct lm_backend with the
  * engine's calls, so nothing is read from disk.
  *
- *   bench_cuda [1b|7b]     both without argument; LM_BENCH_OPS=1 adds the time of each operation */
+ *   bench_cuda [7b|mistral|1b|quant]   all without argument; LM_BENCH_OPS=1 adds the time of each operation */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,8 +38,9 @@ static const struct shape {
     const char *name;
     uint32_t n_layers, d_model, d_ff, n_heads, n_kv_heads, d_head, vocab;
 } shapes[] = {
+    {"7b", 32, 4096, 11008, 32, 32, 128, 32000},
+    {"mistral", 32, 4096, 14336, 32, 8, 128, 32000},
     {"1b", 22, 2048, 5632, 32, 4, 64, 32000},
-    {"7b", 32, 4096, 14336, 32, 8, 128, 32000},
 };
 
 static void *grab(struct lm_arena *a, size_t n)
@@ -54,36 +55,37 @@ static void *grab(struct lm_arena *a, size_t n)
 /* Random weights, the same for every matrix; each still has its own copy on the device. */
 struct weights {
     struct lm_arena arena;
-    enum lm_dtype dtype;
-    uint8_t *data;
+    enum lm_dtype dtype[2]; /* of most, of those that a mix stores better */
+    uint8_t *data[2];
     uint64_t bytes_read; /* by one token: all matrices but the embedding */
     uint64_t n_params;   /* in them */
 };
 
-static void fill(struct weights *w, uint64_t n_elems)
+static void fill(struct weights *w, int k, uint64_t n_elems)
 {
     enum { N = 1 << 18 };
     static float v[N];
-    size_t piece = lm_dtype_bytes(w->dtype, N), total = lm_dtype_bytes(w->dtype, n_elems);
+    size_t piece = lm_dtype_bytes(w->dtype[k], N), total = lm_dtype_bytes(w->dtype[k], n_elems);
     uint64_t s = 1;
 
     for (int i = 0; i < N; i++) {
         s = s * 6364136223846793005u + 1442695040888963407u;
         v[i] = ((float)(s >> 40) / (1 << 24) - 0.5f) * 0.05f;
     }
-    w->data = grab(&w->arena, total + piece);
-    lm_dtype_info(w->dtype)->from_f32(w->data, v, N);
+    w->data[k] = grab(&w->arena, total + piece);
+    lm_dtype_info(w->dtype[k])->from_f32(w->data[k], v, N);
     for (size_t at = piece; at < total; at += piece)
-        memcpy(w->data + at, w->data, piece);
+        memcpy(w->data[k] + at, w->data[k], piece);
 }
 
-static struct lm_mat mat(struct weights *w, uint32_t rows, uint32_t cols, const char *name)
+/* k: of which of the two types. */
+static struct lm_mat mat(struct weights *w, int k, uint32_t rows, uint32_t cols, const char *name)
 {
     struct lm_tensor *t = grab(&w->arena, sizeof *t);
     uint64_t n = (uint64_t)rows * cols;
 
-    *t = (struct lm_tensor){.name = name, .dtype = w->dtype, .n_dims = 2, .shape = {rows, cols}, .n_elems = n,
-                            .n_bytes = lm_dtype_bytes(w->dtype, n), .data = w->data};
+    *t = (struct lm_tensor){.name = name, .dtype = w->dtype[k], .n_dims = 2, .shape = {rows, cols}, .n_elems = n,
+                            .n_bytes = lm_dtype_bytes(w->dtype[k], n), .data = w->data[k]};
     if (strcmp(name, "embed") != 0) {
         w->bytes_read += t->n_bytes;
         w->n_params += n;
@@ -99,32 +101,41 @@ static struct lm_vec ones(struct weights *w, uint32_t n)
     return (struct lm_vec){.data = v, .n = n};
 }
 
+/* Layers whose values and down-projections Q4_K_M stores in Q6_K. */
+static int is_better(uint32_t i, uint32_t n)
+{
+    return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2;
+}
+
 static void make_net(struct lm_net *net, struct weights *w, const struct shape *s)
 {
     static struct lm_arch arch = {.name = "llama", .norm = LM_NORM_RMS, .act = LM_ACT_SILU, .gated = true};
     uint32_t q = s->n_heads * s->d_head, kv = s->n_kv_heads * s->d_head, ctx = PROMPT + DECODE + 64;
     uint64_t largest = (uint64_t)(s->vocab > s->d_ff ? s->vocab : s->d_ff) * s->d_model;
 
-    fill(w, largest);
+    fill(w, 0, largest);
+    fill(w, 1, largest);
     *net = (struct lm_net){
         .config = {.arch = &arch, .n_layers = s->n_layers, .d_model = s->d_model, .d_ff = s->d_ff, .n_heads = s->n_heads,
                    .n_kv_heads = s->n_kv_heads, .d_head = s->d_head, .d_rope = s->d_head, .vocab_size = s->vocab,
                    .ctx_len = ctx, .norm_eps = 1e-5, .act = LM_ACT_SILU},
-        .rope = LM_ROPE_HALF, .ctx_len = ctx};
+        .rope = LM_ROPE_HALF, .ctx_len = ctx, .n_kv = s->n_kv_heads, .d_k = s->d_head, .d_v = s->d_head};
     float *table = grab(&w->arena, (size_t)ctx * s->d_head / 2 * sizeof *table);
     for (size_t i = 0; i < (size_t)ctx * s->d_head / 2; i++)
         table[i] = 0.7071f;
     net->rope_cos = net->rope_sin = table;
-    net->embed = mat(w, s->vocab, s->d_model, "embed");
-    net->head = mat(w, s->vocab, s->d_model, "head");
+    net->embed = mat(w, 0, s->vocab, s->d_model, "embed");
+    net->head = mat(w, 1, s->vocab, s->d_model, "head");
     net->out_norm = ones(w, s->d_model);
     net->layers = grab(&w->arena, s->n_layers * sizeof *net->layers);
-    for (uint32_t i = 0; i < s->n_layers; i++)
+    for (uint32_t i = 0; i < s->n_layers; i++) {
+        int better = is_better(i, s->n_layers);
         net->layers[i] = (struct lm_layer_weights){
-            .attn_norm = ones(w, s->d_model), .ffn_norm = ones(w, s->d_model), .q = mat(w, q, s->d_model, "q"),
-            .k = mat(w, kv, s->d_model, "k"), .v = mat(w, kv, s->d_model, "v"), .out = mat(w, s->d_model, q, "out"),
-            .gate = mat(w, s->d_ff, s->d_model, "gate"), .up = mat(w, s->d_ff, s->d_model, "up"),
-            .down = mat(w, s->d_model, s->d_ff, "down")};
+            .attn_norm = ones(w, s->d_model), .ffn_norm = ones(w, s->d_model), .q = mat(w, 0, q, s->d_model, "q"),
+            .k = mat(w, 0, kv, s->d_model, "k"), .v = mat(w, better, kv, s->d_model, "v"),
+            .out = mat(w, 0, s->d_model, q, "out"), .gate = mat(w, 0, s->d_ff, s->d_model, "gate"),
+            .up = mat(w, 0, s->d_ff, s->d_model, "up"), .down = mat(w, better, s->d_model, s->d_ff, "down")};
+    }
 }
 
 struct run {
@@ -196,13 +207,14 @@ static void time_ops(struct run *r, const int32_t *ids, size_t n, size_t pos0)
     printf("  logits of one %.1f\n", (now() - t) * 1e5);
 }
 
-static void bench(const struct lm_backend *b, const struct shape *s, enum lm_dtype dtype, enum lm_math math,
-                  double bytes_per_s, double flops)
+struct config { const char *name; enum lm_dtype dtype, better; enum lm_math math; };
+
+static void bench(const struct lm_backend *b, const struct shape *s, const struct config *c, double bytes_per_s, double flops)
 {
-    struct weights w = {.dtype = dtype};
+    struct weights w = {.dtype = {c->dtype, c->better}};
     struct lm_net net;
     struct run r = {.b = b, .s = s};
-    struct lm_backend_options o = {math, 0, 0};
+    struct lm_backend_options o = {c->math, 0, 0};
     int32_t ids[PROMPT];
     size_t q = (size_t)s->n_heads * s->d_head;
 
@@ -221,8 +233,8 @@ static void bench(const struct lm_backend *b, const struct shape *s, enum lm_dty
     decode(&r, ids);
     double many = prefill(&r, ids), one = decode(&r, ids);
     double gbs = one * (double)w.bytes_read, flop = many * 2 * (double)w.n_params;
-    printf("%-4s %-5s %-6s %8.2f GB %7.2f s %10.1f %8.0f %6.1f %% %12.0f %8.1f %6.1f %%\n", s->name, lm_dtype_name(dtype),
-           math == LM_MATH_EXACT ? "exact" : "fast", (double)w.bytes_read / 1e9, upload, one, gbs / 1e9,
+    printf("%-7s %-6s %-6s %8.2f GB %7.2f s %10.1f %8.0f %6.1f %% %12.0f %8.1f %6.1f %%\n", s->name, c->name,
+           c->math == LM_MATH_EXACT ? "exact" : "fast", (double)w.bytes_read / 1e9, upload, one, gbs / 1e9,
            100 * gbs / bytes_per_s, many, flop / 1e12, 100 * flop / flops);
     fflush(stdout);
     if (getenv("LM_BENCH_OPS")) {
@@ -236,6 +248,55 @@ static void bench(const struct lm_backend *b, const struct shape *s, enum lm_dty
     b->close(r.dev);
     lm_arena_free(&w.arena);
     free(r.logits);
+}
+
+/* ---- quantizers: f32 in and blocks out over host memory, beside one thread of the cpu */
+
+static void bench_quantizer(const struct lm_quantizer *q, struct lm_quantizer_dev *d, enum lm_dtype t, bool weighted)
+{
+    enum { WIDTH = 4096, ROWS = 8192, CPU_ROWS = 256 };
+    float *x = malloc((size_t)WIDTH * ROWS * sizeof *x), *w = malloc(WIDTH * sizeof *w);
+    uint8_t *out = malloc(lm_dtype_bytes(t, (uint64_t)WIDTH * ROWS));
+    uint64_t s = 1;
+
+    if (!x || !w || !out)
+        die(&(struct lm_err){.text = "out of memory"});
+    for (size_t i = 0; i < (size_t)WIDTH * ROWS; i++) {
+        s = s * 6364136223846793005u + 1442695040888963407u;
+        x[i] = ((float)(s >> 40) / (1 << 24) - 0.5f) * 0.05f;
+    }
+    for (int i = 0; i < WIDTH; i++)
+        w[i] = 1 + (float)(i % 7);
+    const float *weights = weighted ? w : NULL;
+    OK(q->encode(d, t, out, x, weights, WIDTH, ROWS, &e));
+    double began = now();
+    OK(q->encode(d, t, out, x, weights, WIDTH, ROWS, &e));
+    double gpu = (double)WIDTH * ROWS * 4 / 1e9 / (now() - began);
+    began = now();
+    if (weighted)
+        lm_dtype_info(t)->from_f32_weighted(out, x, w, WIDTH, CPU_ROWS);
+    else
+        lm_dtype_info(t)->from_f32(out, x, (size_t)WIDTH * CPU_ROWS);
+    double cpu = (double)WIDTH * CPU_ROWS * 4 / 1e9 / (now() - began);
+    printf("%-5s%-17s %7.2f GB/s of f32, %6.1f x one thread of the cpu (%.3f GB/s)\n", lm_dtype_name(t),
+           weighted ? " with importance" : "", gpu, gpu / cpu, cpu);
+    fflush(stdout);
+    free(x);
+    free(w);
+    free(out);
+}
+
+static void bench_quantizers(const struct lm_quantizer *q)
+{
+    static const enum lm_dtype types[] = {LM_Q8_0, LM_Q4_0, LM_Q2_K, LM_Q3_K, LM_Q4_K, LM_Q5_K, LM_Q6_K};
+    struct lm_quantizer_dev *d;
+
+    OK(q->open(&d, 0, &e));
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (int weighted = 0; weighted < 2; weighted++)
+            if (q->can(d, types[i], weighted))
+                bench_quantizer(q, d, types[i], weighted);
+    q->close(d);
 }
 
 typedef int measure_fn(int device, double *bytes_per_s, double *flops, struct lm_err *e);
@@ -254,9 +315,12 @@ static measure_fn *find_measure(const struct lm_plugin *p)
 
 int main(int argc, char **argv)
 {
-    static const struct { enum lm_dtype dtype; enum lm_math math; } runs[] = {
-        {LM_BF16, LM_MATH_FAST}, {LM_Q8_0, LM_MATH_FAST},  {LM_Q4_K, LM_MATH_FAST}, {LM_Q6_K, LM_MATH_FAST},
-        {LM_Q4_0, LM_MATH_FAST}, {LM_BF16, LM_MATH_EXACT}, {LM_Q4_K, LM_MATH_EXACT},
+    static const struct config runs[] = {
+        {"BF16", LM_BF16, LM_BF16, LM_MATH_FAST}, {"Q4_K_M", LM_Q4_K, LM_Q6_K, LM_MATH_FAST},
+        {"Q8_0", LM_Q8_0, LM_Q8_0, LM_MATH_FAST}, {"Q6_K", LM_Q6_K, LM_Q6_K, LM_MATH_FAST},
+        {"Q4_0", LM_Q4_0, LM_Q4_0, LM_MATH_FAST}, {"IQ4_XS", LM_IQ4_XS, LM_IQ4_XS, LM_MATH_FAST},
+        {"MXFP4", LM_MXFP4, LM_MXFP4, LM_MATH_FAST}, {"BF16", LM_BF16, LM_BF16, LM_MATH_EXACT},
+        {"Q4_K_M", LM_Q4_K, LM_Q6_K, LM_MATH_EXACT},
     };
     struct lm_err e = {0};
     const struct lm_plugin *p = lmi_plugin_cuda(&e);
@@ -275,10 +339,12 @@ int main(int argc, char **argv)
     printf("device memory copy %.0f GB/s (read + written), bf16 product of 8192 %.0f TFLOP/s\n", bytes_per_s / 1e9,
            flops / 1e12);
     printf("prompt of %d tokens in chunks of %d, then %d tokens one by one\n", PROMPT, CHUNK, DECODE);
-    printf("model type  math   read a token  upload   decode t/s     GB/s  of copy  prefill t/s  TFLOP/s of product\n");
+    printf("model   type   math   read a token  upload   decode t/s     GB/s  of copy  prefill t/s  TFLOP/s of product\n");
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (size_t i = 0; i < sizeof runs / sizeof *runs; i++)
             if (argc < 2 || !strcmp(argv[1], shapes[s].name))
-                bench(p->backend, &shapes[s], runs[i].dtype, runs[i].math, bytes_per_s, flops);
+                bench(p->backend, &shapes[s], &runs[i], bytes_per_s, flops);
+    if (p->quantizer && (argc < 2 || !strcmp(argv[1], "quant")))
+        bench_quantizers(p->quantizer);
     return 0;
 }

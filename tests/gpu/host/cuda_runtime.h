@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include <functional>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -43,8 +44,13 @@ void emu_exchange(unsigned mask, uint32_t v, uint32_t table[32]);
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffffu);
 
+/* Arguments are copied at the launch, as by the device. */
+template <class... P, class... A> std::function<void()> emu_bind(void (*kernel)(P...), const A &...a)
+{
+    return [kernel, all = std::tuple<P...>(P(a)...)]() { std::apply(kernel, all); };
+}
 #define LMC_LAUNCH(kernel, grid, block, shared, stream, ...)                                                           \
-    ((void)(stream), emu_launch(grid, block, (size_t)(shared), [=]() { kernel(__VA_ARGS__); }))
+    ((void)(stream), emu_launch(grid, block, (size_t)(shared), emu_bind(kernel, __VA_ARGS__)))
 #define LMC_DYNAMIC_SHARED(name) unsigned char *name = emu_dynamic_shared()
 
 /* ---- vectors and intrinsics */

@@ -7,6 +7,7 @@
 #include <ucontext.h>
 #endif
 
+#include <mutex>
 #include <vector>
 
 #ifdef __SANITIZE_ADDRESS__
@@ -193,6 +194,8 @@ static void prepare(dim3 block)
 
 static void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel)
 {
+    static std::mutex one; /* several threads may launch, as quantizers do */
+    std::lock_guard<std::mutex> hold(one);
     kernel_now = &kernel;
     emu_now.grid_dim = grid;
     emu_now.block_dim = block;
