@@ -215,7 +215,7 @@ install: all
 	install -m 755 $(solib) $(DESTDIR)$(PREFIX)/lib
 	ln -sf libmodel.so.$(SOMAJOR) $(DESTDIR)$(PREFIX)/lib/libmodel.so
 	install -m 644 $(alib) $(DESTDIR)$(PREFIX)/lib
-	install -m 644 $(BUILD)/libmodel.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	sed 's|^prefix=.*|prefix=$(PREFIX)|' $(BUILD)/libmodel.pc >$(DESTDIR)$(PREFIX)/lib/pkgconfig/libmodel.pc
 	install -m 644 libmodel/*.h libmodel/*.def $(DESTDIR)$(PREFIX)/include/libmodel
 	install -m 644 libmodel/libmodel.3 $(share)/man/man3
 	if [ -f $(BUILD)/libmodel-cuda.so ]; then \

@@ -14,12 +14,13 @@ static const char *const maths[] = {"auto", "exact", "fast", NULL};
 
 #define AT(field) offsetof(struct calibrate_opts, field)
 static const struct cli_opt opts[] = {
-    {"text", 'f', CLI_LIST, "FILE", AT(texts), "Run over this text (- for standard input); several are run one after the other.",
-     NULL},
+    {"text", 'f', CLI_LIST, "FILE", AT(texts), "Run over this text (- for standard input); several are run one after the "
+     "other.", NULL},
     {"output", 'o', CLI_STRING, "FILE", AT(out), "Write the importance to FILE.", NULL},
     {"merge", 'm', CLI_LIST, "FILE", AT(merge), "Add what this importance file holds; several are added up.", NULL},
     {"show", 's', CLI_FLAG, NULL, AT(show), "Show what importance files hold, added up, and write nothing.", NULL},
-    {"format", 0, CLI_CHOICE, NULL, AT(format), "gguf, or dat for older programs (default: dat when FILE ends in .dat).", formats},
+    {"format", 0, CLI_CHOICE, NULL, AT(format), "gguf, or dat for older programs (default: dat when FILE ends in .dat).",
+     formats},
     {"ctx", 'c', CLI_SIZE, "N", AT(ctx), "Tokens of a chunk; each begins anew (default 512, or what the model provides for).",
      NULL},
     {"chunks", 'n', CLI_UINT64, "N", AT(chunks), "At most N chunks (default: all of the text).", NULL},

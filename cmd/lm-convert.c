@@ -123,6 +123,11 @@ static int make_request(struct lm_request *r, const struct options *o, const cha
     return 0;
 }
 
+static bool is_file(const struct lm_model_file *f, const struct stat *s)
+{
+    return f->dev == (uint64_t)s->st_dev && f->ino == (uint64_t)s->st_ino;
+}
+
 /* Every further file that was named must belong to the set that the first one opened. */
 static int check_set(const struct lm_model *m, char **more, int n, struct lm_err *e)
 {
@@ -131,7 +136,7 @@ static int check_set(const struct lm_model *m, char **more, int n, struct lm_err
         size_t k = 0;
         if (stat(more[i], &s) < 0)
             return lm_err_errno(e, "%s", more[i]);
-        while (k < lm_model_n_files(m) && (lm_model_file(m, k)->dev != (uint64_t)s.st_dev || lm_model_file(m, k)->ino != (uint64_t)s.st_ino))
+        while (k < lm_model_n_files(m) && !is_file(lm_model_file(m, k), &s))
             k++;
         if (k == lm_model_n_files(m))
             return lm_err_set(e, LM_USAGE, "%s does not belong to the set of %s", more[i], lm_model_path(m));
@@ -142,7 +147,8 @@ static int check_set(const struct lm_model *m, char **more, int n, struct lm_err
 static int check_use(const struct options *o, int n, struct lm_err *e)
 {
     if (n > 2 && !o->merge)
-        return lm_err_set(e, LM_USAGE, "%d files were given: SRC and DST are needed (--merge takes the files of a set before DST)", n);
+        return lm_err_set(e, LM_USAGE, "%d files were given: SRC and DST are needed (--merge takes the files of a set before "
+                          "DST)", n);
     if (o->merge && o->split)
         return lm_err_set(e, LM_USAGE, "--merge makes one file, --split several: give one of them");
     return 0;

@@ -267,7 +267,7 @@ static int run(struct listing *l, const char *path, struct lm_err *e)
 
     if ((l->o.stored ? lm_model_open_stored : lm_model_open_headers)(&l->m, path, e) != 0)
         return -1;
-    if (!l->o.stored && lm_model_refused(l->m))
+    if (!l->o.stored && lm_model_refused(l->m) && lm_model_n_left_out(l->m) == 0)
         cli_note("%s: note: %s", cli_name(), lm_model_refused(l->m));
     int found = lm_config_read(&l->config, l->m, &l->why, e);
     if (found < 0)

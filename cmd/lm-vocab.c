@@ -49,7 +49,7 @@ static const struct cli_cmd cmd = {
              "--json: an object with algorithm, source, n_pieces, n_merges, bos_id, eos_id, unk_id, pad_id (null if "
              "none), add_bos, add_eos, pre, and either pieces (objects with id, piece, kind, score or rank, special, "
              "added) or merges (objects with rank, left, right, result); with --stats kinds, n_single_bytes, "
-             "mean_bytes, mean_chars, n_of_length, scripts, duplicates, unreachable, n_partial, longest, tokens; with "
+             "mean_bytes, mean_chars, n_of_length, scripts (name n), duplicates, unreachable, n_partial, longest, tokens; with "
              "--diff equal, a, b, counts, pieces, merges, settings.",
     .opts = opts,
     .examples = "  $ lm-vocab model.gguf | grep kot\n"

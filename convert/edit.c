@@ -192,8 +192,8 @@ static int refuse(const struct lm_model *m, const struct lm_edit_options *o, str
         return lm_err_set(e, LM_UNSUPPORTED, "%s: only GGUF and safetensors files can be edited; convert it first",
                           lm_model_path(m));
     if (o->out && lm_model_n_files(m) != 1)
-        return lm_err_set(e, LM_UNSUPPORTED, "%s: %zu files belong together and are edited where they lie: leave out --output, or "
-                          "make one file with lm-convert --merge", lm_model_path(m), lm_model_n_files(m));
+        return lm_err_set(e, LM_UNSUPPORTED, "%s: %zu files belong together and are edited where they lie: leave out "
+                          "--output, or make one file with lm-convert --merge", lm_model_path(m), lm_model_n_files(m));
     for (size_t i = 0; i < lm_model_n_tensors(m); i++)
         if (lm_model_tensor(m, i)->big_endian)
             return lm_err_set(e, LM_UNSUPPORTED, "%s: a big-endian file; lm-convert makes a usual one of it, which can be "
@@ -243,8 +243,8 @@ static int part_of_safetensors(struct lmc_image *x, const struct lm_model *m, si
 }
 
 /* Images of the files that change. */
-static int make_images(struct lmc_image *images, size_t *n_images, const struct lm_model *m, const struct lm_edit *edits, size_t n,
-                       bool copy, struct lm_err *e)
+static int make_images(struct lmc_image *images, size_t *n_images, const struct lm_model *m, const struct lm_edit *edits,
+                       size_t n, bool copy, struct lm_err *e)
 {
     const char **names = calloc(lm_model_n_tensors(m) + 1, sizeof *names);
     struct lm_meta *meta = NULL;

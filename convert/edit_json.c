@@ -90,7 +90,8 @@ static int next_member(struct json *j, struct member *m)
 static bool is_text(struct lm_span quoted, const char *text)
 {
     json_t *v = json_loadb((const char *)quoted.data, quoted.size, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    bool same = json_is_string(v) && strlen(text) == json_string_length(v) && memcmp(json_string_value(v), text, strlen(text)) == 0;
+    bool same = json_is_string(v) && strlen(text) == json_string_length(v) &&
+                memcmp(json_string_value(v), text, strlen(text)) == 0;
 
     json_decref(v);
     return same;

@@ -290,7 +290,7 @@ static int read_back(const struct run *r, struct lm_err *e)
 
     if (rc == 0)
         rc = lm_model_open(&m, path, e);
-    if (rc == 0 && r->p->req.pack) { /* it is a model; compared is what it is stored as */
+    if (rc == 0 && lmc_has_packed(m)) { /* it is a model; compared is what it is stored as */
         lm_model_close(m);
         rc = lm_model_open_stored(&m, path, e);
     }

@@ -208,7 +208,8 @@ static int report(struct stream *s, const struct job *j, const struct lmc_done *
         count(&p->items[j->r.item], &done[k].tally);
         p->n_ranges++;
         p->n_reused += done[k].skip;
-        if (rc == 0 && j->sampled && !done[k].skip && !s->x.of[k].compare && !s->x.of[k].sums_only && add_sample(s, k, j, &done[k]))
+        bool writes = !s->x.of[k].compare && !s->x.of[k].sums_only;
+        if (rc == 0 && j->sampled && !done[k].skip && writes && add_sample(s, k, j, &done[k]))
             rc = lm_err_set(e, LM_NOMEM, "out of memory");
     }
     s->finished[j->r.item] += j->r.n;
@@ -462,8 +463,8 @@ static void run_threads(struct stream *s, int n)
 
 int lmc_stream(const struct lmc_output *outs, size_t n, const struct lm_run_options *o, struct lm_err *e)
 {
-    struct stream s = {.x = {.of = outs, .n = n, .measure = o->measure}, .p = outs[0].p, .o = o, .lock = PTHREAD_MUTEX_INITIALIZER,
-                       .copying = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
+    struct stream s = {.x = {.of = outs, .n = n, .measure = o->measure}, .p = outs[0].p, .o = o,
+                       .lock = PTHREAD_MUTEX_INITIALIZER, .copying = PTHREAD_MUTEX_INITIALIZER, .sync_fd = -1};
     int n_threads = n_threads_of(o), rc;
 
     s.finished = calloc(s.p->n_items + 1, sizeof *s.finished);

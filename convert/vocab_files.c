@@ -141,12 +141,13 @@ static int put_config(void *user, const char *name, struct lm_span data, struct 
 
 /* ---- .tiktoken */
 
+/* Several merges may give the same piece: of a rank file all its splits are merges. */
 static int ids_follow_merges(const struct lm_vocab *v, struct lm_err *e)
 {
     if (v->algo != LM_VOCAB_BYTE_BPE)
         return lm_err_set(e, LM_UNSUPPORTED, "a .tiktoken file holds byte-level BPE only");
     for (size_t i = 1; i < v->n_merges; i++)
-        if (v->merges[i].result <= v->merges[i - 1].result)
+        if (v->merges[i].result < v->merges[i - 1].result)
             return lm_err_set(e, LM_UNSUPPORTED, "in a .tiktoken file the id of a piece is its rank, but merge %zu gives id "
                                                  "%u after merge %zu gave %u", i, v->merges[i].result, i - 1,
                               v->merges[i - 1].result);

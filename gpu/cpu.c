@@ -1,6 +1,5 @@
 /* The cpu backend: always there, the reference for the others. One instance is
  * used by one caller at a time; it spreads each operation over its threads. */
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -154,6 +153,7 @@ static void cpu_close(struct lm_dev *d)
         }
     }
     free(d->threads);
+    lmi_pool_free(d->pool);
     free(d);
 }
 
@@ -202,7 +202,8 @@ static void measure(struct lm_dev *d)
 static int open_threads(struct lm_dev *d, struct lm_err *e)
 {
     d->threads = calloc((size_t)d->n_threads, sizeof *d->threads);
-    bool ok = d->threads != NULL;
+    d->pool = lmi_pool_new(d->n_threads);
+    bool ok = d->threads && d->pool;
     for (int i = 0; ok && i < d->n_threads; i++) {
         struct lmi_thread *t = d->threads + i;
         t->panel = lmi_cpu_alloc(1, d->panel_bytes);
@@ -222,7 +223,7 @@ int lmi_cpu_open(struct lm_dev **out, struct lm_net *net, const struct lm_backen
         return lm_err_set(e, LM_NOMEM, "out of memory");
     d->net = net;
     d->math = o->math == LM_MATH_EXACT || o->math == LM_MATH_F64 ? LM_MATH_EXACT : LM_MATH_FAST;
-    d->n_threads = o->n_threads > 0 ? o->n_threads : omp_get_num_procs();
+    d->n_threads = lmi_pool_threads(o->n_threads);
     d->kernels = kernels;
     measure(d);
     if (open_threads(d, e)) {

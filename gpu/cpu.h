@@ -4,6 +4,7 @@
 #define GPU_CPU_H
 
 #include "gpu/backend.h"
+#include "gpu/cpu_pool.h"
 
 #define LMI_SUPER 256    /* columns that the int8 kernels take at a time */
 #define LMI_ROWS 32      /* weight rows of one task */
@@ -102,6 +103,7 @@ struct lm_dev {
     const struct lmi_kernels *kernels;
     enum lm_math math;
     int n_threads;
+    struct lmi_pool *pool;
     size_t attend_rows, lds;     /* attention task size; stride of scores */
     size_t d_v_pad, d_task_pad;  /* d_v, and the larger of d_k and d_v, up to 16 */
     size_t panel_bytes;

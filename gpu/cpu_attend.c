@@ -5,7 +5,6 @@
  * scores are kept: softmax needs no rescaling, and a row's result depends on
  * its own position only, not on its neighbours in the chunk. */
 #include <math.h>
-#include <omp.h>
 #include "gpu/cpu.h"
 #include "gpu/mechanics.h"
 
@@ -64,24 +63,31 @@ static void rotate_heads(const struct lm_dev *d, const struct lm_layer_weights *
         lmi_cpu_rotate(d, w, row + lmi_k_in_row(d->net, h), pos);
 }
 
+struct store { struct lm_dev *d; uint32_t layer; struct lm_buf *q; struct lm_kv *kv; size_t pos0; };
+
+static void store_row(const void *what, size_t t, int thread)
+{
+    const struct store *s = what;
+    const struct lm_dev *d = s->d;
+    const struct lm_config *c = &d->net->config;
+    const struct lm_layer_weights *w = d->net->layers + s->layer;
+    size_t dh = c->d_head, nq = c->n_heads * dh, nkv = c->n_kv_heads * dh, pos = s->pos0 + t;
+    float *row = d->wide + t * (nq + 2 * nkv);
+
+    (void)thread;
+    if (w->q_norm.data)
+        norm_heads(d, w, row);
+    if (d->net->rope != LM_ROPE_NONE)
+        rotate_heads(d, w, row, pos);
+    for (size_t h = 0; h < c->n_heads; h++)
+        memcpy(s->q->data + t * nq + h * dh, row + lmi_q_in_row(d->net, h), dh * sizeof *row);
+    for (size_t h = 0; h < c->n_kv_heads; h++)
+        lmi_cpu_store_kv(d, s->kv, s->layer, h, pos, row + lmi_k_in_row(d->net, h), row + lmi_v_in_row(d->net, h));
+}
+
 void lmi_cpu_store_qkv(struct lm_dev *d, uint32_t layer, struct lm_buf *q, struct lm_kv *kv, size_t n, size_t pos0)
 {
-    const struct lm_config *c = &d->net->config;
-    const struct lm_layer_weights *w = d->net->layers + layer;
-    size_t dh = c->d_head, nq = c->n_heads * dh, nkv = c->n_kv_heads * dh;
-
-#pragma omp parallel for num_threads(d->n_threads) if (n > 1)
-    for (size_t t = 0; t < n; t++) {
-        float *row = d->wide + t * (nq + 2 * nkv);
-        if (w->q_norm.data)
-            norm_heads(d, w, row);
-        if (d->net->rope != LM_ROPE_NONE)
-            rotate_heads(d, w, row, pos0 + t);
-        for (size_t h = 0; h < c->n_heads; h++)
-            memcpy(q->data + t * nq + h * dh, row + lmi_q_in_row(d->net, h), dh * sizeof *row);
-        for (size_t h = 0; h < c->n_kv_heads; h++)
-            lmi_cpu_store_kv(d, kv, layer, h, pos0 + t, row + lmi_k_in_row(d->net, h), row + lmi_v_in_row(d->net, h));
-    }
+    lmi_pool_for(d->pool, n, false, store_row, &(struct store){d, layer, q, kv, pos0});
 }
 
 /* ---- attention */
@@ -92,6 +98,7 @@ struct attend {
     float *out, *probs;
     size_t layer, n, pos0;
     size_t group, step; /* query heads a kv head; query positions a task */
+    const struct lm_dev *d;
 };
 
 /* Caps and biases of head h's scores for keys base + from and on. */
@@ -194,19 +201,23 @@ static void attend_task(const struct lm_dev *d, const struct attend *a, size_t h
         memcpy(a->out + ((t0 + r / a->group) * heads + h * a->group + r % a->group) * dv, o + r * dvp, dv * sizeof *o);
 }
 
+/* Late positions have more keys: they are handed out first. */
+static void attend_nth(const void *what, size_t i, int thread)
+{
+    const struct attend *a = what;
+    size_t n_kv = a->d->net->n_kv, per_head = (a->n + a->step - 1) / a->step;
+    size_t t0 = (per_head - 1 - i / n_kv) * a->step, n = a->n - t0 < a->step ? a->n - t0 : a->step;
+
+    attend_task(a->d, a, i % n_kv, t0, n, a->d->threads + thread);
+}
+
 int lmi_cpu_attend(struct lm_dev *d, uint32_t layer, const struct lm_buf *q, const struct lm_kv *kv, struct lm_buf *out,
                    size_t n, size_t pos0, float *probs, struct lm_err *e)
 {
     size_t n_kv = d->net->n_kv, group = d->net->config.n_heads / n_kv, step = d->attend_rows / group;
-    struct attend a = {q->data, kv, out->data, probs, layer, n, pos0, group, step};
-    size_t per_head = (n + step - 1) / step, total = per_head * n_kv;
+    struct attend a = {q->data, kv, out->data, probs, layer, n, pos0, group, step, d};
 
     (void)e;
-    /* Late positions have more keys: hand them out first. */
-#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, 1) if (total > 1)
-    for (size_t i = 0; i < total; i++) {
-        size_t t0 = (per_head - 1 - i / n_kv) * step, m = n - t0 < step ? n - t0 : step;
-        attend_task(d, &a, i % n_kv, t0, m, d->threads + omp_get_thread_num());
-    }
+    lmi_pool_for(d->pool, (n + step - 1) / step * n_kv, false, attend_nth, &a);
     return 0;
 }

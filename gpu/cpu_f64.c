@@ -2,16 +2,17 @@
  * fixed order, nothing fused.  Written apart from the fast backend, so that each
  * checks the other. */
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "gpu/backend.h"
+#include "gpu/cpu_pool.h"
 #include "gpu/mechanics.h"
 
 struct lm_dev {
     struct lm_net *net;
     int n_threads;
+    struct lmi_pool *pool;
     size_t n_cap, width;      /* tokens and columns that the scratch is sized for */
     double *norm, *wide, *out, *sum, *logits; /* [n, width] */
     double *rows;             /* [n_threads, width] decoded weights */
@@ -71,18 +72,25 @@ static double dot(const double *a, const double *b, size_t n)
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
 
+struct product { struct lm_dev *d; const struct lm_mat *m; const double *x; double *y; size_t ldx, ldy, n; };
+
+static void product_row(const void *what, size_t r, int thread)
+{
+    const struct product *p = what;
+    const struct lm_mat *m = p->m;
+    size_t width = p->d->width, th = (size_t)thread;
+    double *w = p->d->rows + th * width, b = m->bias_exact ? m->bias_exact[r] : m->bias ? (double)m->bias[r] : 0;
+
+    weight_row(m, r, p->d->narrow + th * width, w);
+    for (size_t t = 0; t < p->n; t++)
+        p->y[t * p->ldy + r] = dot(w, p->x + t * p->ldx, m->cols) + b;
+}
+
 /* y [n, ldy] = m x + bias, x [n, ldx]. */
 static void product(struct lm_dev *d, const struct lm_mat *m, const double *x, size_t ldx, double *y, size_t ldy,
                     size_t n)
 {
-#pragma omp parallel for num_threads(d->n_threads) schedule(static)
-    for (size_t r = 0; r < m->rows; r++) {
-        size_t th = (size_t)omp_get_thread_num();
-        double *w = d->rows + th * d->width, b = m->bias_exact ? m->bias_exact[r] : m->bias ? (double)m->bias[r] : 0;
-        weight_row(m, r, d->narrow + th * d->width, w);
-        for (size_t t = 0; t < n; t++)
-            y[t * ldy + r] = dot(w, x + t * ldx, m->cols) + b;
-    }
+    lmi_pool_for(d->pool, m->rows, true, product_row, &(struct product){d, m, x, y, ldx, ldy, n});
 }
 
 /* ---- norms */
@@ -244,6 +252,7 @@ static void f64_close(struct lm_dev *d)
     if (!d)
         return;
     free_scratch(d);
+    lmi_pool_free(d->pool);
     free(d->rows);
     free(d->narrow);
     free(d->scores);
@@ -257,12 +266,13 @@ static int f64_open(struct lm_dev **out, struct lm_net *net, const struct lm_bac
     if (!d)
         return no_memory(e);
     d->net = net;
-    d->n_threads = o->n_threads > 0 ? o->n_threads : omp_get_num_procs();
+    d->n_threads = lmi_pool_threads(o->n_threads);
+    d->pool = lmi_pool_new(d->n_threads);
     d->width = widest(net);
     d->rows = new_doubles((size_t)d->n_threads, d->width);
     d->narrow = calloc((size_t)d->n_threads, d->width * sizeof *d->narrow);
     d->scores = new_doubles((size_t)d->n_threads, net->ctx_len);
-    if (!d->rows || !d->narrow || !d->scores) {
+    if (!d->pool || !d->rows || !d->narrow || !d->scores) {
         f64_close(d);
         return no_memory(e);
     }
@@ -490,6 +500,7 @@ struct attend {
     float *probs;
     uint32_t layer;
     size_t n, pos0;
+    const struct lm_dev *d;
 };
 
 /* Scores of keys first .. pos to probabilities. */
@@ -535,16 +546,21 @@ static void attend_one(const struct lm_dev *d, const struct attend *a, size_t t,
         a->probs[h * (pos + 1) + i] = i < first ? 0 : (float)s[i];
 }
 
+static void attend_nth(const void *what, size_t i, int thread)
+{
+    const struct attend *a = what;
+    size_t heads = a->d->net->config.n_heads;
+
+    attend_one(a->d, a, i / heads, i % heads, a->d->scores + (size_t)thread * a->d->net->ctx_len);
+}
+
 static int f64_attend(struct lm_dev *d, uint32_t layer, const struct lm_buf *q, const struct lm_kv *kv,
                       struct lm_buf *out, size_t n, size_t pos0, float *probs, struct lm_err *e)
 {
-    struct attend a = {q->data, kv, out->data, probs, layer, n, pos0};
-    size_t heads = d->net->config.n_heads;
+    struct attend a = {q->data, kv, out->data, probs, layer, n, pos0, d};
 
     (void)e;
-#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, 1)
-    for (size_t i = 0; i < n * heads; i++)
-        attend_one(d, &a, i / heads, i % heads, d->scores + (size_t)omp_get_thread_num() * d->net->ctx_len);
+    lmi_pool_for(d->pool, n * d->net->config.n_heads, true, attend_nth, &a);
     return 0;
 }
 

@@ -78,6 +78,29 @@ size_t lmi_panel_bytes(const struct lm_dev *d, const struct lm_mat *m)
 
 /* ---- inputs */
 
+struct token_tiles {
+    const struct lmi_acts *a;
+    uint8_t *tiles;
+    size_t tokens, bytes;
+    void (*fill)(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k);
+};
+
+static void fill_tile(const void *what, size_t i, int thread)
+{
+    const struct token_tiles *t = what;
+    const struct lmi_acts *a = t->a;
+
+    (void)thread;
+    t->fill(t->tiles + i * t->bytes, a->x + i * t->tokens * a->ldx, a->ldx, a->n - i * t->tokens, a->k);
+}
+
+static void for_token_tiles(struct lm_dev *d, const struct lmi_acts *a, uint8_t *tiles, size_t tokens, size_t bytes,
+                            void (*fill)(uint8_t *tile, const float *x, size_t ldx, size_t n, size_t k))
+{
+    lmi_pool_for(d->pool, (a->n + tokens - 1) / tokens, false, fill_tile,
+                 &(struct token_tiles){a, tiles, tokens, bytes, fill});
+}
+
 static void prepare_q8(struct lm_dev *d, struct lmi_acts *a)
 {
     const struct lmi_kernels *kn = d->kernels;
@@ -89,11 +112,8 @@ static void prepare_q8(struct lm_dev *d, struct lmi_acts *a)
             kn->quantize(a->q8 + t * n_super, a->x + t * a->ldx, a->k);
         return;
     }
-    size_t tokens = kn->q8_tile_tokens, bytes = kn->q8_tile_bytes(a->k);
     a->q8_tiles = d->acts;
-#pragma omp parallel for num_threads(d->n_threads)
-    for (size_t t = 0; t < a->n; t += tokens)
-        kn->quantize_tile(a->q8_tiles + t / tokens * bytes, a->x + t * a->ldx, a->ldx, a->n - t, a->k);
+    for_token_tiles(d, a, a->q8_tiles, kn->q8_tile_tokens, kn->q8_tile_bytes(a->k), kn->quantize_tile);
 }
 
 static void prepare_bf16(struct lm_dev *d, struct lmi_acts *a)
@@ -109,11 +129,8 @@ static void prepare_bf16(struct lm_dev *d, struct lmi_acts *a)
             kn->bf16_round(to + t * 2 * a->k, a->x + t * a->ldx, a->k);
         return;
     }
-    size_t tokens = kn->bf16_tile_tokens, bytes = kn->bf16_tile_bytes(a->k);
     a->bf16_tiles = to;
-#pragma omp parallel for num_threads(d->n_threads)
-    for (size_t t = 0; t < a->n; t += tokens)
-        kn->bf16_tile(a->bf16_tiles + t / tokens * bytes, a->x + t * a->ldx, a->ldx, a->n - t, a->k);
+    for_token_tiles(d, a, to, kn->bf16_tile_tokens, kn->bf16_tile_bytes(a->k), kn->bf16_tile);
 }
 
 void lmi_acts_prepare(struct lm_dev *d, struct lmi_acts *a, const float *x, size_t ldx, size_t n,

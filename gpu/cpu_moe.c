@@ -2,7 +2,6 @@
  * each of a token's experts gave is kept and added up best first, so that a
  * token's result does not depend on its neighbours. */
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include "gpu/cpu.h"
 #include "gpu/mechanics.h"
@@ -42,25 +41,31 @@ void lmi_moe_free(struct lmi_moe *m)
     free(m);
 }
 
+struct routing { struct lm_dev *d; const struct lm_layer_weights *w; };
+
+static void route_row(const void *what, size_t t, int thread)
+{
+    const struct routing *r = what;
+    const struct lm_config *c = &r->d->net->config;
+    struct lmi_moe *moe = r->d->moe;
+    size_t n_experts = c->n_experts, used = c->n_experts_used;
+    double *x = moe->doubles + (size_t)thread * 5 * n_experts, *bias = x + 4 * n_experts;
+
+    for (size_t i = 0; i < n_experts; i++) {
+        x[i] = (double)moe->logits[t * n_experts + i];
+        bias[i] = r->w->correction.data ? (double)r->w->correction.data[i] : 0;
+    }
+    lmi_route(c, x, bias, moe->chosen + t * used, moe->weights + t * used, x + n_experts);
+}
+
 static void route(struct lm_dev *d, const struct lm_layer_weights *w, const float *in, size_t n)
 {
-    const struct lm_config *c = &d->net->config;
     const struct lm_mat *m = &w->router;
-    struct lmi_moe *moe = d->moe;
-    size_t n_experts = c->n_experts, used = c->n_experts_used;
     struct lmi_acts a;
 
     lmi_acts_prepare(d, &a, in, m->cols, n, &m, 1);
-    lmi_cpu_products(d, &(struct lmi_job){m, moe->logits}, 1, &a, n_experts);
-#pragma omp parallel for num_threads(d->n_threads) if (n > 1)
-    for (size_t t = 0; t < n; t++) {
-        double *x = moe->doubles + (size_t)omp_get_thread_num() * 5 * n_experts, *bias = x + 4 * n_experts;
-        for (size_t i = 0; i < n_experts; i++) {
-            x[i] = (double)moe->logits[t * n_experts + i];
-            bias[i] = w->correction.data ? (double)w->correction.data[i] : 0;
-        }
-        lmi_route(c, x, bias, moe->chosen + t * used, moe->weights + t * used, x + n_experts);
-    }
+    lmi_cpu_products(d, &(struct lmi_job){m, d->moe->logits}, 1, &a, d->net->config.n_experts);
+    lmi_pool_for(d->pool, n, false, route_row, &(struct routing){d, w});
 }
 
 /* Inputs of expert x side by side; their places. */
@@ -121,24 +126,28 @@ static void add_shared(struct lm_dev *d, const struct lm_layer_weights *w, const
     }
 }
 
+/* What a token's experts gave, best first. */
+static void mix_row(const void *what, size_t t, int thread)
+{
+    const struct lm_dev *d = what;
+    size_t used = d->net->config.n_experts_used, width = d->net->config.d_model;
+    float *out = d->out + t * width;
+
+    (void)thread;
+    memset(out, 0, width * sizeof *out);
+    for (size_t k = 0; k < used; k++) {
+        float share = (float)d->moe->weights[t * used + k];
+        for (size_t i = 0; i < width; i++)
+            out[i] += share * d->moe->parts[(t * used + k) * width + i];
+    }
+}
+
 void lmi_cpu_experts(struct lm_dev *d, const struct lm_layer_weights *w, const float *in, size_t n)
 {
-    const struct lm_config *c = &d->net->config;
-    size_t used = c->n_experts_used, width = c->d_model;
-
     route(d, w, in, n);
-    for (uint32_t x = 0; x < c->n_experts; x++)
+    for (uint32_t x = 0; x < d->net->config.n_experts; x++)
         run_expert(d, w, in, n, x);
-#pragma omp parallel for num_threads(d->n_threads) if (n > 1)
-    for (size_t t = 0; t < n; t++) {
-        float *out = d->out + t * width;
-        memset(out, 0, width * sizeof *out);
-        for (size_t k = 0; k < used; k++) {
-            float share = (float)d->moe->weights[t * used + k];
-            for (size_t i = 0; i < width; i++)
-                out[i] += share * d->moe->parts[(t * used + k) * width + i];
-        }
-    }
+    lmi_pool_for(d->pool, n, false, mix_row, d);
     if (w->s_up.tensor)
         add_shared(d, w, in, n);
 }

@@ -1,7 +1,6 @@
 /* The operations of a decoder layer on the CPU. A task is a tile of weight rows
  * for all tokens; which thread runs it does not change any result. */
 #include <math.h>
-#include <omp.h>
 #include "gpu/cpu.h"
 
 /* ---- norms: sums in double over eight interleaved columns, so that the order is fixed */
@@ -36,16 +35,23 @@ void lmi_cpu_norm(const struct lm_config *c, float *out, const float *x, size_t 
             out[i] += b->data[i];
 }
 
+struct norm_rows { struct lm_dev *d; const float *x; const struct lm_vec *w, *b; };
+
+static void norm_row(const void *what, size_t t, int thread)
+{
+    const struct norm_rows *r = what;
+    size_t width = r->d->net->config.d_model;
+
+    (void)thread;
+    lmi_cpu_norm(&r->d->net->config, r->d->norm + t * width, r->x + t * width, width, r->w, r->b);
+}
+
 const float *lmi_cpu_norm_rows(struct lm_dev *d, const float *x, size_t n, const struct lm_vec *w,
                                const struct lm_vec *b)
 {
-    size_t width = d->net->config.d_model;
-
     if (!w->data)
         return x;
-#pragma omp parallel for num_threads(d->n_threads) if (n > 1)
-    for (size_t t = 0; t < n; t++)
-        lmi_cpu_norm(&d->net->config, d->norm + t * width, x + t * width, width, w, b);
+    lmi_pool_for(d->pool, n, false, norm_row, &(struct norm_rows){d, x, w, b});
     return d->norm;
 }
 
@@ -60,11 +66,23 @@ static size_t tile_rows(const struct lm_mat *m, size_t r0)
     return m->rows - r0 < LMI_ROWS ? m->rows - r0 : LMI_ROWS;
 }
 
-/* Tasks handed out at a time: few for one token (a task is microseconds), one for many. */
-static int chunk_of(const struct lm_dev *d, size_t tasks, size_t n)
+/* Every tile of a product. For few tokens a tile takes microseconds. */
+static void for_tiles(struct lm_dev *d, size_t total, size_t n_tokens, lmi_task_fn *task, const void *what)
 {
-    size_t chunk = tasks / ((size_t)d->n_threads * 8);
-    return n > 4 || chunk == 0 ? 1 : (int)chunk;
+    lmi_pool_for(d->pool, total, n_tokens <= 4, task, what);
+}
+
+struct products { struct lm_dev *d; const struct lmi_job *jobs; const struct lmi_acts *a; size_t ldy; };
+
+static void product_tile(const void *what, size_t tile, int thread)
+{
+    const struct products *p = what;
+    const struct lmi_job *j = p->jobs;
+
+    for (; tile >= n_tiles(j->m); j++)
+        tile -= n_tiles(j->m);
+    size_t r0 = tile * LMI_ROWS;
+    lmi_mat_tile(p->d, j->m, p->a, r0, tile_rows(j->m, r0), j->y + r0, p->ldy, p->d->threads + thread);
 }
 
 void lmi_cpu_products(struct lm_dev *d, const struct lmi_job *jobs, size_t n_jobs, const struct lmi_acts *a, size_t ldy)
@@ -73,49 +91,49 @@ void lmi_cpu_products(struct lm_dev *d, const struct lmi_job *jobs, size_t n_job
 
     for (size_t i = 0; i < n_jobs; i++)
         total += n_tiles(jobs[i].m);
-#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, chunk_of(d, total, a->n))
-    for (size_t i = 0; i < total; i++) {
-        size_t tile = i, r0;
-        const struct lmi_job *j = jobs;
-        for (; tile >= n_tiles(j->m); j++)
-            tile -= n_tiles(j->m);
-        r0 = tile * LMI_ROWS;
-        lmi_mat_tile(d, j->m, a, r0, tile_rows(j->m, r0), j->y + r0, ldy, d->threads + omp_get_thread_num());
-    }
+    for_tiles(d, total, a->n, product_tile, &(struct products){d, jobs, a, ldy});
+}
+
+static void add_tile(const void *what, size_t tile, int thread)
+{
+    const struct products *p = what;
+    const struct lm_mat *m = p->jobs->m;
+    struct lmi_thread *th = p->d->threads + thread;
+    size_t r0 = tile * LMI_ROWS, rows = tile_rows(m, r0);
+
+    lmi_mat_tile(p->d, m, p->a, r0, rows, th->tile, rows, th);
+    for (size_t t = 0; t < p->a->n; t++)
+        for (size_t r = 0; r < rows; r++)
+            p->jobs->y[t * p->ldy + r0 + r] += th->tile[t * rows + r];
 }
 
 /* x [n, rows] += m a */
 static void add_product(struct lm_dev *d, const struct lm_mat *m, const struct lmi_acts *a, float *x)
 {
-    size_t total = n_tiles(m);
+    for_tiles(d, n_tiles(m), a->n, add_tile, &(struct products){d, &(struct lmi_job){m, x}, a, m->rows});
+}
 
-#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, chunk_of(d, total, a->n))
-    for (size_t i = 0; i < total; i++) {
-        struct lmi_thread *th = d->threads + omp_get_thread_num();
-        size_t r0 = i * LMI_ROWS, rows = tile_rows(m, r0);
-        lmi_mat_tile(d, m, a, r0, rows, th->tile, rows, th);
-        for (size_t t = 0; t < a->n; t++)
-            for (size_t r = 0; r < rows; r++)
-                x[t * m->rows + r0 + r] += th->tile[t * rows + r];
-    }
+struct joined { struct lm_dev *d; float *y, *x; const struct lm_vec *post; };
+
+static void join_row(const void *what, size_t t, int thread)
+{
+    const struct joined *j = what;
+    const struct lm_config *c = &j->d->net->config;
+    const struct lm_vec none = {0};
+    size_t width = c->d_model;
+    float scale = c->residual_scale > 0 ? (float)c->residual_scale : 1, *row = j->y + t * width;
+
+    (void)thread;
+    if (j->post->data)
+        lmi_cpu_norm(c, row, row, width, j->post, &none);
+    for (size_t i = 0; i < width; i++)
+        j->x[t * width + i] += scale * row[i];
 }
 
 /* x [n, d] += scale * y, normed before where the layer says so. */
 static void join(struct lm_dev *d, float *y, float *x, size_t n, const struct lm_vec *post)
 {
-    const struct lm_config *c = &d->net->config;
-    const struct lm_vec none = {0};
-    size_t width = c->d_model;
-    float scale = c->residual_scale > 0 ? (float)c->residual_scale : 1;
-
-#pragma omp parallel for num_threads(d->n_threads) if (n > 1)
-    for (size_t t = 0; t < n; t++) {
-        float *row = y + t * width;
-        if (post->data)
-            lmi_cpu_norm(c, row, row, width, post, &none);
-        for (size_t i = 0; i < width; i++)
-            x[t * width + i] += scale * row[i];
-    }
+    lmi_pool_for(d->pool, n, false, join_row, &(struct joined){d, y, x, post});
 }
 
 static bool joins_plainly(const struct lm_config *c, const struct lm_vec *post)
@@ -246,14 +264,18 @@ static void clamp_pair(const struct lm_config *c, float *g, float *u)
 }
 
 struct hidden {
+    struct lm_dev *d;
     const struct lm_mat *gate, *up;
     const struct lmi_acts *a;
     float *h;
 };
 
-static void hidden_tile(struct lm_dev *d, const struct hidden *x, size_t r0, struct lmi_thread *th)
+static void hidden_tile(const void *what, size_t tile, int thread)
 {
-    size_t rows = tile_rows(x->up, r0), ld = x->up->rows;
+    const struct hidden *x = what;
+    struct lm_dev *d = x->d;
+    struct lmi_thread *th = d->threads + thread;
+    size_t r0 = tile * LMI_ROWS, rows = tile_rows(x->up, r0), ld = x->up->rows;
     const struct lm_config *c = &d->net->config;
     bool gated = x->gate != NULL, clamped = c->act == LM_ACT_SWIGLU_CLAMPED;
     float *h = x->h + r0;
@@ -274,12 +296,7 @@ static void hidden_tile(struct lm_dev *d, const struct hidden *x, size_t r0, str
 void lmi_cpu_hidden(struct lm_dev *d, const struct lm_mat *gate, const struct lm_mat *up, const struct lmi_acts *a,
                     float *h)
 {
-    struct hidden x = {gate, up, a, h};
-    size_t total = n_tiles(up);
-
-#pragma omp parallel for num_threads(d->n_threads) schedule(dynamic, chunk_of(d, total, a->n))
-    for (size_t i = 0; i < total; i++)
-        hidden_tile(d, &x, i * LMI_ROWS, d->threads + omp_get_thread_num());
+    for_tiles(d, n_tiles(up), a->n, hidden_tile, &(struct hidden){d, gate, up, a, h});
 }
 
 int lmi_cpu_ffn(struct lm_dev *d, uint32_t layer, struct lm_buf *x, size_t n, struct lm_err *e)

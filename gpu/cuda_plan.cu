@@ -35,20 +35,25 @@ static size_t work_bytes(const struct lm_dev *d)
     return n * row * d->real + tile + (logits < LOGITS ? logits : LOGITS);
 }
 
-/* 0: no limit, or one that cannot be read. */
-static size_t limit_of_environment(void)
+/* *out 0: no limit. */
+static int limit_of_environment(size_t *out, struct lm_err *e)
 {
     static const char units[] = "KMGT";
-    const char *s = getenv("LM_GPU_MEMORY");
+    const char *s = getenv("LM_GPU_MEMORY"), *unit;
     char *end;
-    double v = s ? strtod(s, &end) : 0;
+    double v;
 
-    if (!s || end == s || !(v > 0))
+    *out = 0;
+    if (!s || !*s)
         return 0;
-    const char *unit = *end ? strchr(units, *end & ~0x20) : nullptr;
-    for (; unit && unit >= units; unit--)
+    v = strtod(s, &end);
+    unit = *end ? strchr(units, *end & ~0x20) : nullptr;
+    for (const char *u = unit; u && u >= units; u--)
         v *= 1024;
-    return v < 1e18 ? (size_t)v : 0;
+    if (end == s || (*end && (!unit || end[1])) || !(v >= 1 && v < 1e18))
+        return lm_err_set(e, LM_USAGE, "LM_GPU_MEMORY is '%s': a size is needed, like 900M or 6.5G", s);
+    *out = (size_t)v;
+    return 0;
 }
 
 /* Bytes for the first `kept` layers, and two places for the others. */
@@ -67,8 +72,10 @@ static size_t layers_bytes(const size_t *homes, uint32_t n, uint32_t kept)
 int lmc_plan(struct lm_dev *d, const size_t *homes, uint32_t *kept, struct lm_err *e)
 {
     const uint32_t n = d->net->config.n_layers;
-    size_t total = 0, limit = limit_of_environment();
+    size_t total = 0, limit;
 
+    if (limit_of_environment(&limit, e) != 0)
+        return -1;
     LMC_TRY(cudaMemGetInfo(&d->free_bytes, &total), "memory");
     d->limit = d->free_bytes > RESERVE ? d->free_bytes - RESERVE : 0;
     if (limit && limit < d->limit)

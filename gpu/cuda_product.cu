@@ -197,7 +197,7 @@ static int blas_product(struct lm_dev *d, const struct lmc_job *job, struct lm_e
     return 0;
 }
 
-/* Whoever watches sees the product's input on the host. */
+/* Whoever watches sees the product's input on the host, as f32. */
 static int show(struct lm_dev *d, const struct lmc_job *job, struct lm_err *e)
 {
     const struct lm_mat *mats[3];
@@ -205,15 +205,18 @@ static int show(struct lm_dev *d, const struct lmc_job *job, struct lm_err *e)
 
     if (!d->watch)
         return 0;
-    float *x = (float *)malloc(n * sizeof *x);
-    if (!x)
+    void *host = malloc(n * d->real);
+    if (!host)
         return lm_err_set(e, LM_NOMEM, "cuda: out of memory for the input of a product");
-    int rc = lmc_to_host(d, x, job->x, n * sizeof *x, "input of a product", e);
+    int rc = lmc_to_host(d, host, job->x, n * d->real, "input of a product", e);
+    float *x = (float *)host;
+    for (size_t i = 0; d->f64 && i < n; i++)
+        x[i] = (float)((const double *)host)[i];
     for (int i = 0; i < job->n_parts; i++)
         mats[i] = job->part[i].w->of;
     if (rc == 0)
         d->watch(d->watch_user, mats, (size_t)job->n_parts, x, job->ldx, job->n);
-    free(x);
+    free(host);
     return rc;
 }
 

@@ -37,7 +37,7 @@ void lm_session_rewind(struct lm_session *s, size_t n_past); /* forget later pos
 enum lm_which { LM_LOGITS_NONE, LM_LOGITS_LAST, LM_LOGITS_ALL };
 
 /* Runs n more tokens (in chunks as the engine sees fit; results do not depend on
- * the chunking in LM_MATH_EXACT). logits: [1 or n, vocab_size] as `which` says.
+ * the chunking, on the CPU in any arithmetic, elsewhere in LM_MATH_EXACT). logits: [1 or n, vocab_size] as `which` says.
  * -1 when an id is outside the vocabulary or the context is full. */
 int lm_session_eval(struct lm_session *s, const int32_t *ids, size_t n, enum lm_which which, float *logits,
                     struct lm_err *e);

@@ -111,6 +111,11 @@ enum lm_dtype lm_tensor_meant_dtype(const struct lm_tensor *t);
  * codes without quantizing again (*out, in the model's arena, of the same name
  * and shape): 1; 0 when there are none. Reads the scales and zero points. */
 int lm_tensor_as_blocks(struct lm_model *m, const struct lm_tensor *t, struct lm_tensor *out, struct lm_err *e);
+/* The same for NVFP4, whose F32 scale of the whole stays outside of the blocks: GGUF's X.scale. The codes and
+ * scales are the same ones; the products of a block's scale and the whole's are rounded elsewhere. scale: room for
+ * one a matrix of t. */
+int lm_tensor_as_scaled_blocks(struct lm_model *m, const struct lm_tensor *t, struct lm_tensor *out, float *scale,
+                               struct lm_err *e);
 /* "[32000, 4096]" into buf; returns buf. */
 char *lm_tensor_shape_str(const struct lm_tensor *t, char *buf, size_t size);
 

@@ -354,9 +354,11 @@ MODELS = {
     "tiny-llama-nf4": ("tiny-llama-tied", lambda l, g, w: bnb4(l, g, "nf4", False, w=w)),
     "tiny-llama-int4": ("tiny-llama-llama3", lambda l, g, w: compressed(
         l, g, "pack-quantized", ct(4, size=32), torch.float16, w=w)),
+    "tiny-mistral-nvfp4": ("tiny-mistral", lambda l, g, w: compressed(
+        l, g, "nvfp4-pack-quantized", ct(4, "float", "tensor_group", 16), w=w)),
     "tiny-gpt-oss-mxfp4": ("tiny-gpt-oss", None),
 }
-WIDER = {"tiny-llama-bias": dict(hidden_size=64, intermediate_size=96), "tiny-mistral": dict(hidden_size=64, intermediate_size=96, head_dim=16),
+WIDER = {"tiny-llama-bias": dict(hidden_size=64, intermediate_size=96), "tiny-mistral": dict(hidden_size=64, intermediate_size=128, head_dim=16),
          "tiny-qwen3": dict(hidden_size=64, intermediate_size=80), "tiny-llama-tied": dict(hidden_size=64), "tiny-llama-llama3": dict(),
          "tiny-gpt-oss": dict(hidden_size=64, intermediate_size=32)}
 

@@ -136,7 +136,7 @@ enum { N_IDS = 48 };
 static struct lm_imatrix *run(struct ready *r)
 {
     struct lm_err e = {0};
-    struct lm_imatrix *m;
+    struct lm_imatrix *m = NULL;
 
     if (lm_calibration_run(r->c, r->s, ids, N_IDS, NULL, &e) || lm_imatrix_new(&m, N_IDS, &e) ||
         lm_calibration_add_to(r->c, m, &e))

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <jansson.h>
 
+#include "gpu/calibrate.h"
 #include "gpu/compare.h"
 
 #define FIXTURES "tests/fixtures/models/"
@@ -380,6 +381,26 @@ static void layers_may_come_and_go(void **unused)
     assert_true(n_streamed >= 4);
 }
 
+static void a_limit_that_is_none(void **unused)
+{
+    static const char *const wrong[] = {"much", "12X", "3GB", "-1", "0"};
+    struct lm_engine_options o = {"cuda", LM_MATH_EXACT, 0, 128};
+    struct lm_model *m;
+    struct lm_engine *g;
+
+    (void)unused;
+    NEED_GPU();
+    m = open_model(FIXTURES "tiny-llama");
+    for (size_t i = 0; i < N_OF(wrong); i++) {
+        struct lm_err e = {0};
+        assert_int_equal(setenv("LM_GPU_MEMORY", wrong[i], 1), 0);
+        assert_int_equal(lm_engine_open(&g, m, &o, &e), -1);
+        assert_non_null(strstr(e.text, "a size is needed"));
+    }
+    unsetenv("LM_GPU_MEMORY");
+    lm_model_close(m);
+}
+
 /* ---- divergence where the logits are */
 
 static void run_steps(struct run *r, const struct reference *ref)
@@ -441,13 +462,65 @@ static void divergence_is_the_hosts(void **unused)
     reference_close(&ref);
 }
 
+/* ---- importance collected on the device */
+
+static struct lm_imatrix *calibrated(const char *path, const char *device)
+{
+    struct reference ref;
+    struct run r;
+    struct lm_calibration *c;
+    struct lm_imatrix *m;
+
+    reference_open(&ref, path, 40);
+    run_open(&r, path, device, LM_MATH_EXACT);
+    OK(lm_calibration_new(&c, r.engine, true, &e));
+    OK(lm_calibration_run(c, r.session, ref.ids, ref.n, NULL, &e));
+    OK(lm_imatrix_new(&m, (uint32_t)ref.n, &e));
+    OK(lm_calibration_add_to(c, m, &e));
+    lm_calibration_free(c);
+    run_close(&r);
+    reference_close(&ref);
+    return m;
+}
+
+static void importance_is_the_cpus(void **unused)
+{
+    static const char *const models[] = {FIXTURES "tiny-mixtral", FIXTURES "tiny-deepseek2", FIXTURES "tiny-gpt2"};
+
+    (void)unused;
+    NEED_GPU();
+    for (size_t i = 0; i < N_OF(models); i++) {
+        struct lm_imatrix *want = calibrated(models[i], "cpu"), *got = calibrated(models[i], "cuda");
+        assert_int_equal(lm_imatrix_count(want), lm_imatrix_count(got));
+        assert_true(lm_imatrix_count(want) > 4);
+        for (size_t k = 0; k < lm_imatrix_count(want); k++) {
+            const struct lm_imatrix_entry *a = lm_imatrix_at(want, k), *b = lm_imatrix_at(got, k);
+            assert_string_equal(a->name, b->name);
+            assert_true(a->n_values == b->n_values && a->n_counts == b->n_counts);
+            assert_memory_equal(a->counts, b->counts, a->n_counts * sizeof *a->counts);
+            for (size_t j = 0; j < a->n_values; j++) {
+                float x = lm_load_f32le(a->sums + 4 * j), y = lm_load_f32le(b->sums + 4 * j);
+                if (!(fabsf(x - y) <= 1e-4f * fabsf(x) + 1e-9f)) {
+                    n_differences++;
+                    printf("DIFFERS %s: %s, column %zu: %g, cpu says %g\n", models[i], a->name, j, (double)y, (double)x);
+                    break;
+                }
+            }
+        }
+        lm_imatrix_free(want);
+        lm_imatrix_free(got);
+    }
+    no_differences();
+}
+
 /* test_cuda_model [PATTERN]: only the tests whose names match. */
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(every_fixture_is_the_cpus), TEST(every_fixture_in_double), TEST(sample_continues_as_its_reference),
         TEST(faster_modes_stay_close),   TEST(layers_may_come_and_go),
-        TEST(divergence_is_the_hosts),
+        TEST(divergence_is_the_hosts),   TEST(importance_is_the_cpus),
+        TEST(a_limit_that_is_none),
     };
     return RUN_TESTS(tests, argc, argv);
 }

@@ -61,7 +61,7 @@ static void check_attend(struct pair *p, const float *q)
 
     assert_true(probs[0] && probs[1]);
     if (p->math != LM_MATH_EXACT)
-        allowed = allowed < 0.1 ? 0.1 : allowed;
+        allowed = allowed < 0.02 ? 0.02 : allowed;
     write_both(p, p->cpu.q, p->gpu.q, q, p->tokens * width);
     OK(p->cpu.b->attend(p->cpu.dev, (uint32_t)p->layer, p->cpu.q, p->cpu.kv, p->cpu.a, p->tokens, p->pos0, probs[0], &e));
     OK(p->gpu.b->attend(p->gpu.dev, (uint32_t)p->layer, p->gpu.q, p->gpu.kv, p->gpu.a, p->tokens, p->pos0, probs[1], &e));

@@ -299,7 +299,7 @@ static void make_set(const char *name, const char *format)
 /* Values of a tensor in a model, to see that they stay. */
 static void same_values(const char *a, const char *name_a, const char *b, const char *name_b)
 {
-    struct lm_model *x, *y;
+    struct lm_model *x = NULL, *y = NULL;
     struct lm_err e = {0};
 
     if (lm_model_open(&x, in(a), &e) || lm_model_open(&y, in(b), &e))

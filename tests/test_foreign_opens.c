@@ -80,18 +80,24 @@ static const char *const tokenizers[] = {"tekken.json", "spiece.model", "vocab.t
                                          "sentencepiece.bpe.model",
                                          "tokenizer.tiktoken", "tokenizer.bin"};
 
-/* Every path is `folder`/NAME with a NAME that is allowed or a small file's, or
- * is below `output`. */
+/* Every path is `folder`/NAME with a NAME that is allowed or a small file's, or is
+ * below `output` or where commands put what they need for a while (TMPDIR). */
 static void only(const char *const *words, const char *folder, const char *const *allowed, const char *output)
 {
-    char paths[64][256];
+    char paths[64][256], own[128];
     struct bytes log;
+
+    snprintf(own, sizeof own, "%s/own/", dir);
+    mkdir(own, 0777);
+    setenv("TMPDIR", own, 1);
     struct output o = traced(words, &log);
     size_t n = opened(paths, &log), n_folder = strlen(folder);
 
     for (size_t i = 0; i < n; i++) {
         const char *p = paths[i], *base = strrchr(p, '/') ? strrchr(p, '/') + 1 : p;
         bool fine = false;
+        if (strncmp(p + (p[0] == '!'), own, strlen(own)) == 0)
+            continue;
         if (output && (strncmp(p, output, strlen(output)) == 0 || (p[0] == '!' && strncmp(p + 1, output, strlen(output)) == 0)))
             continue;
         bool beside = strncmp(p, folder, n_folder) == 0 && p[n_folder] == '/' && base == p + n_folder + 1;
@@ -175,6 +181,59 @@ static void an_index_names_only_its_own_folder(void **state)
         write_file(index, text, strlen(text));
         only((const char *const[]){"lm-list", index, NULL}, folder, own, NULL);
     }
+}
+
+/* HDF5 has three ways to name other files: links, storage and parts of virtual
+ * datasets. The last one's lies beside it here and could be opened. */
+static void an_hdf5_file_is_alone(void **state)
+{
+    (void)state;
+    REQUIRE_STRACE();
+    static const char *const files[] = {"external-link.h5", "external-storage.h5", "virtual.h5", "lzf.h5"};
+    static const char *const commands[][3] = {{"lm-list", "--meta"}, {"lm-list", "--json"}, {"lm-hash"}, {"lm-audit"},
+                                              {"lm-vocab"}, {"lm-tokenize"}, {"lm-generate", "-p"}, {"lm-convert", "--force"}};
+    char folder[128], source[200], out[128];
+
+    snprintf(folder, sizeof folder, "%s/hdf5", dir);
+    snprintf(out, sizeof out, "%s/hdf5-out", dir);
+    mkdir(folder, 0777);
+    struct bytes beside = read_back("tests/fixtures/hdf5/others.h5");
+    write_file(path_in(folder, "others.h5"), beside.data, beside.n);
+    bytes_free(&beside);
+    setenv("HDF5_PLUGIN_PATH", folder, 1);
+    for (size_t i = 0; i < 2 * (sizeof files / sizeof files[0]); i++) {
+        struct bytes whole = {0};
+        struct member m[3] = {{"metadata.json", {0}}, {"config.json", {0}}, {"model.weights.h5", {0}}};
+        char name[64], path[200];
+        snprintf(source, sizeof source, "tests/fixtures/hdf5/%s", files[i / 2]);
+        m[2].data = read_back(source);
+        put_text(&m[0].data, "{\"keras_version\": \"3.0.0\"}");
+        put_text(&m[1].data, "{}");
+        if (i % 2)
+            put_zip(&whole, m, 3, NULL);
+        else
+            put(&whole, m[2].data.data, m[2].data.n);
+        snprintf(name, sizeof name, "%s%s", files[i / 2], i % 2 ? ".keras" : "");
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        write_file(path, whole.data, whole.n);
+        for (size_t c = 0; c < sizeof commands / sizeof commands[0]; c++) {
+            const char *words[6] = {commands[c][0]};
+            size_t n = 1;
+            if (commands[c][1])
+                words[n++] = commands[c][1];
+            if (c == 6)
+                words[n++] = "text";
+            words[n++] = path;
+            if (c == 5)
+                words[n++] = "text";
+            if (c == 7)
+                words[n++] = out;
+            only(words, folder, (const char *const[]){name, NULL}, out);
+        }
+        members_free(m, 3);
+        bytes_free(&whole);
+    }
+    unsetenv("HDF5_PLUGIN_PATH");
 }
 
 /* Configurations say where code, tokenizers and other models are. Nobody goes there. */
@@ -262,7 +321,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_model_opens_its_own_files),      cmocka_unit_test(an_index_names_only_its_own_folder),
-        cmocka_unit_test(a_config_is_data),                 cmocka_unit_test(carried_names_stay_in_the_folder),
+        cmocka_unit_test(an_hdf5_file_is_alone),            cmocka_unit_test(a_config_is_data),
+        cmocka_unit_test(carried_names_stay_in_the_folder),
         cmocka_unit_test(links_are_followed_to_files_only),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

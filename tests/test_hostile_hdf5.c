@@ -62,7 +62,7 @@ static void set(uint8_t *p, unsigned width, uint64_t v)
 #define GROUP OBJECT "the group cannot be listed|"
 #define ATTRS "attributes cannot be read|cannot be read (libhdf5|"
 #define DATA "cannot be read: |would have to be decoded|takes |overflows|"
-#define NAMES "is listed and not there|which is not opened|"
+#define NAMES "weight '|which is not opened|"
 static const struct { const char *field, *reasons; } places[] = {
     {"superblock: end", "?" GROUP ATTRS DATA "are missing at its end"},
     {"superblock: base", "?" GROUP ATTRS DATA NAMES},
@@ -75,7 +75,7 @@ static const struct { const char *field, *reasons; } places[] = {
     {"superblock: extension", OPEN},
     {"superblock", "?" GROUP ATTRS},
     {"object header: version", OBJECT},
-    {"object header", "?" GROUP ATTRS NAMES "is listed and not there"},
+    {"object header", "?" GROUP ATTRS NAMES},
     {"continuation: address", GROUP ATTRS NAMES},
     {"continuation", "?" GROUP ATTRS NAMES},
     {"message", "?" GROUP ATTRS DATA NAMES "its layout cannot|external storage|virtual|compressed by filter"},
@@ -103,7 +103,7 @@ static const struct { const char *field, *reasons; } places[] = {
     {"integer", "?" OBJECT ATTRS DATA NAMES},
     {"float", "?" OBJECT ATTRS DATA NAMES},
     {"member", "?" OBJECT DATA},
-    {"fill value", "?" OBJECT DATA},
+    {"fill value", "?" OBJECT DATA NAMES},
     {"layout: class", OBJECT DATA "virtual"},
     {"layout", "?" OBJECT DATA NAMES "a virtual dataset"},
     {"filters: version", OBJECT DATA},

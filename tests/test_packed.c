@@ -351,6 +351,178 @@ static void kept_types(void **state)
     }
 }
 
+/* ---- the other way: matrices stored quantized */
+
+static void pack(const char *src, const char *dst, const char *type, uint32_t group)
+{
+    struct lm_request req = {.to = lm_format_find("safetensors"), .dtype = -1, .pack = lm_pack_find(type), .pack_group = group};
+    struct lm_run_options o = {.force = true, .n_threads = 2};
+    struct lm_model *m = open_model(src);
+    struct lm_plan *p;
+    struct lm_err e = {0};
+
+    assert_non_null(req.pack);
+    if (lm_plan_make(&p, m, &req, &e) || lm_plan_run(p, dst, &o, &e))
+        fail_msg("%s as %s: %s", src, type, e.text);
+    lm_plan_free(p);
+    lm_model_close(m);
+}
+
+/* The largest step a code of the type can be off by, for a weight w under a scale. */
+static double step_of(const struct lm_pack_type *t, double w, double scale)
+{
+    int e;
+
+    if (t->codes != LM_PACK_FP8)
+        return scale / 2;
+    frexp(fabs(w / scale), &e); /* w / scale = m 2^e, 1/2 <= m < 1: four bits of m */
+    return ldexp(scale, e < -5 ? -10 : e - 5);
+}
+
+/* The largest weight that shares a scale with element (i, j). */
+static double max_around(const struct lm_pack_type *t, const float *a, uint64_t rows, uint64_t cols, uint32_t group, uint64_t i,
+                         uint64_t j)
+{
+    uint64_t width = t->scales == LM_PACK_GROUP ? group : t->scales == LM_PACK_BLOCK ? 128 : cols;
+    uint64_t height = t->scales == LM_PACK_TENSOR ? rows : t->scales == LM_PACK_BLOCK ? 128 : 1;
+    double max = 0;
+
+    for (uint64_t y = i / height * height; y < rows && y < i / height * height + height; y++)
+        for (uint64_t x = j / width * width; x < cols && x < j / width * width + width; x++)
+            max = fmax(max, fabs((double)a[y * cols + x]));
+    return max;
+}
+
+/* Some of the weights. */
+static void check_rows(const struct lm_pack_type *t, const struct lm_tensor *w, const struct lm_tensor *q, uint32_t group)
+{
+    double half = t->codes == LM_PACK_FP8 ? 448 : t->codes == LM_PACK_INT8 ? 127.5 : 7.5;
+    uint64_t rows = w->shape[0], cols = w->shape[1], stride = t->scales == LM_PACK_TENSOR ? 20011 : 379;
+    float *a = values_of(w), *b = values_of(q);
+
+    for (uint64_t k = 0; k < w->n_elems; k += stride) {
+        double max = max_around(t, a, rows, cols, group, k / cols, k % cols), x = (double)a[k];
+        double scale = max / half * (t->codes == LM_PACK_FP8 ? 1 : 1 + 1.0 / 256); /* rounded to BF16 */
+        /* The largest positive integer is one code too far: half a step more. */
+        double bound = step_of(t, x, scale) * (t->codes == LM_PACK_FP8 ? 1 : 2);
+        assert_true(fabs(x - (double)b[k]) <= bound * (1 + 1e-5));
+    }
+    free(a);
+    free(b);
+}
+
+static void packing(void **state)
+{
+    static const struct { const char *type; uint32_t group; enum lm_dtype codes; const char *codes_name, *scale_name; } cases[] = {
+        {"FP8", 0, LM_F8_E4M3, "", "_scale"},           {"FP8_TENSOR", 0, LM_F8_E4M3, "", "_scale"},
+        {"FP8_BLOCK", 0, LM_F8_E4M3, "", "_scale_inv"}, {"INT8", 0, LM_I8, "", "_scale"},
+        {"INT4", 32, LM_I32, "_packed", "_scale"},      {"int4", 64, LM_I32, "_packed", "_scale"},
+    };
+    const char *src = "samples/polish-5m", *one = "model.layers.1.mlp.down_proj.weight";
+    char dst[128], name[128];
+    struct lm_model *m = open_model(src);
+
+    (void)state;
+    snprintf(dst, sizeof dst, "%s/packed/", dir);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pack(src, dst, cases[i].type, cases[i].group);
+        struct lm_model *q = open_model(dst);
+        assert_int_equal(lm_model_n_tensors(q), lm_model_n_tensors(m));
+        for (size_t k = 0; k < lm_model_n_tensors(m); k++) {
+            const struct lm_tensor *w = lm_model_tensor(m, k), *t = lm_model_find(q, w->name);
+            assert_non_null(t);
+            if (t->packed)
+                check_rows(lm_pack_find(cases[i].type), w, t, cases[i].group);
+            else
+                assert_int_equal(t->dtype, w->dtype);
+        }
+        assert_non_null(lm_model_find(q, one)->packed);
+        assert_null(lm_model_find(q, "lm_head.weight")->packed);
+        snprintf(name, sizeof name, "%s%s", one, cases[i].codes_name);
+        assert_string_equal(lm_tensor_member(lm_model_find(q, one), 0)->name, name);
+        assert_int_equal(lm_tensor_member(lm_model_find(q, one), 0)->dtype, cases[i].codes);
+        snprintf(name, sizeof name, "%s%s", one, cases[i].scale_name);
+        assert_string_equal(lm_tensor_member(lm_model_find(q, one), 1)->name, name);
+        lm_model_close(q);
+    }
+    lm_model_close(m);
+}
+
+/* The same codes and scales come out of what was packed: FP8's largest code is in every row. */
+static void packed_again(void **state)
+{
+    char first[128], second[128], a[65], b[65];
+
+    (void)state;
+    snprintf(first, sizeof first, "%s/first/", dir);
+    snprintf(second, sizeof second, "%s/second/", dir);
+    pack("samples/polish-5m", first, "FP8", 0);
+    pack(first, second, "FP8", 0);
+    hash_of(first, a);
+    hash_of(second, b);
+    assert_string_equal(a, b);
+}
+
+static void packing_refused(void **state)
+{
+    static const struct { const char *src, *type; uint32_t group; const char *sentence; } cases[] = {
+        {"samples/polish-5m", "INT4", 100, "are not whole groups of 100"},
+        {"tests/fixtures/models/tiny-gpt2", "FP8", 0, "lie transposed"},
+        {MODELS "tiny-gpt-oss-mxfp4", "INT4", 48, "are not whole groups of 48"},
+        {CASES "gptq4", "FP8", 0, "whose architecture is known"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lm_request req = {.to = lm_format_find("safetensors"), .dtype = -1, .pack = lm_pack_find(cases[i].type),
+                                 .pack_group = cases[i].group};
+        struct lm_model *m = open_model(cases[i].src);
+        struct lm_plan *p;
+        struct lm_err e = {0};
+        assert_int_equal(lm_plan_make(&p, m, &req, &e), -1);
+        if (!strstr(e.text, cases[i].sentence))
+            fail_msg("\"%s\" expected, got: %s", cases[i].sentence, e.text);
+        lm_model_close(m);
+    }
+}
+
+/* A value that is not finite is met when its row is read. */
+static void packing_nan(void **state)
+{
+    static const char *const types[] = {"FP8", "FP8_BLOCK", "INT4"};
+    char src[128], file[160], dst[128];
+    struct lm_model *m;
+    struct lm_err e = {0};
+    float nan = NAN;
+
+    (void)state;
+    snprintf(src, sizeof src, "%s/nan/", dir);
+    snprintf(file, sizeof file, "%s/nan/model.safetensors", dir);
+    snprintf(dst, sizeof dst, "%s/never/", dir);
+    convert("samples/polish-5m", src, "safetensors", LM_F32);
+    m = open_model(src);
+    uint64_t at = lm_model_find(m, "model.layers.2.mlp.up_proj.weight")->offset + 4 * 100003;
+    lm_model_close(m);
+    FILE *f = fopen(file, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+    assert_int_equal(fwrite(&nan, 4, 1, f), 1);
+    fclose(f);
+    for (size_t i = 0; i < 3; i++) {
+        struct lm_request req = {.to = lm_format_find("safetensors"), .dtype = -1, .pack = lm_pack_find(types[i])};
+        struct lm_run_options o = {.n_threads = 2};
+        struct lm_plan *p;
+        m = open_model(src);
+        if (lm_plan_make(&p, m, &req, &e))
+            fail_msg("%s", e.text);
+        assert_int_equal(lm_plan_run(p, dst, &o, &e), -1);
+        assert_non_null(strstr(e.text, "values that are not finite"));
+        assert_int_equal(access(dst, F_OK), -1);
+        lm_plan_free(p);
+        lm_model_close(m);
+    }
+}
+
 /* ---- what is wrong */
 
 /* A case with a change made to a copy of its header or configuration. */
@@ -499,7 +671,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values),      cmocka_unit_test(blocks),  cmocka_unit_test(logits),     cmocka_unit_test(conversions),
-        cmocka_unit_test(kept_types),  cmocka_unit_test(hostile), cmocka_unit_test(wild_order), cmocka_unit_test(any_byte),
+        cmocka_unit_test(kept_types),  cmocka_unit_test(packing), cmocka_unit_test(packed_again),
+        cmocka_unit_test(packing_refused), cmocka_unit_test(packing_nan), cmocka_unit_test(hostile), cmocka_unit_test(wild_order), cmocka_unit_test(any_byte),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

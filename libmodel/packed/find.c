@@ -155,7 +155,7 @@ int lmi_setting(const json_t *o, const char *key, int fallback, int *out, struct
 static bool has_method(const struct lmi_packing *s, const char *method)
 {
     for (int i = 0; i < 4 && s->methods[i]; i++)
-        if (strcmp(s->methods[i], method) == 0 || !*s->methods[i])
+        if (strcmp(s->methods[i], method) == 0 || (!*s->methods[i] && strcmp(method, "gguf") != 0))
             return true;
     return false;
 }
@@ -236,7 +236,7 @@ static int check_rest(struct lmi_finder *f, struct lm_err *e)
 {
     static const char why[] = "a scale of activations or of the cache, no part of a weight";
 
-    for (size_t i = 0; i < f->m->n_tensors; i++) {
+    for (size_t i = 0; strcmp(f->method, "gguf") != 0 && i < f->m->n_tensors; i++) {
         struct lm_tensor *t = &f->m->tensors[i];
         if (f->taken[i])
             continue;
@@ -332,7 +332,7 @@ static enum lm_dtype dtype_of(const json_t *root)
 
 static int find(struct lmi_finder *f, struct lm_err *e)
 {
-    f->method = method_of(f->config);
+    f->method = f->method ? f->method : method_of(f->config);
     if (f->config && !is_known(f->method))
         return lm_err_set(e, LM_UNSUPPORTED, "config.json: weights quantized by \"%s\" are not read (awq, bitsandbytes, "
                           "compressed-tensors, fbgemm_fp8, fp8, gptq, modelopt and mxfp4 are)", f->method);
@@ -365,7 +365,7 @@ static int find_in(struct lmi_finder *f, struct lm_err *e)
     return rc;
 }
 
-/* A container that carries GGUF's keys holds no quantized weights of this kind. */
+/* GGUF has types of its own, of which one has a scale outside. */
 int lmi_packed_find(struct lm_model *m, bool values, struct lm_err *e)
 {
     struct lmi_finder f = {.m = m, .values = values};
@@ -374,8 +374,13 @@ int lmi_packed_find(struct lm_model *m, bool values, struct lm_err *e)
     json_t *root = NULL;
     int rc;
 
-    if (m->n_tensors == 0 || lm_meta_get(m->meta, "general.architecture"))
+    if (m->n_tensors == 0)
         return 0;
+    if (lm_meta_get(m->meta, "general.architecture")) {
+        f.method = "gguf";
+        f.meant = LM_N_DTYPES;
+        return find_in(&f, e);
+    }
     /* A config.json that cannot be read is for whoever needs it to say. */
     if (lm_model_sidecar(m, "config.json", &text, &bad) == 1)
         root = lm_json_parse(text, "config.json", &bad);

@@ -12,6 +12,8 @@
  *                       X.weight_global_scale F32 [1]: w = e2m1 * (scale / global)
  *   ModelOpt            X.weight U8, X.weight_scale, X.weight_scale_2: w = e2m1 * (scale * scale_2)
  *
+ *   GGUF (llama.cpp)    X.weight NVFP4, X.scale F32 [1] or one an expert: w = block's value * scale
+ *
  * https://github.com/openai/gpt-oss, https://github.com/vllm-project/compressed-tensors */
 #include "libmodel/packed/packed.h"
 
@@ -155,3 +157,94 @@ static void read(const struct lm_packed *p, uint64_t row, uint64_t n_rows, uint6
 
 const struct lmi_packing lmi_packing_nvfp4 = {
     .methods = {"compressed-tensors", "modelopt"}, .claim = claim_nvfp4, .read = read};
+
+/* ---- NVFP4 in GGUF */
+
+static int claim_gguf(struct lmi_finder *f, const struct lm_tensor *t, struct lm_packed *p, struct lm_tensor *whole,
+                      struct lm_err *e)
+{
+    if (t->dtype != LM_NVFP4 || t->n_dims < 2 || !lmi_ends(t->name, ".weight") || !lmi_beside_tensor(f, t, "weight", "scale"))
+        return 0;
+    p->cols = t->shape[t->n_dims - 1];
+    p->rows = t->shape[t->n_dims - 2];
+    p->outer = p->rows && p->cols ? t->n_elems / p->rows / p->cols : 0;
+    if (lmi_claim(f, p, "weight", "scale", true, &p->scales, e) < 0 || lmi_claim(f, p, "weight", "input_scale", false, NULL, e) < 0 ||
+        lmi_expect(p->scales, LMI_D(F32), 1, &p->outer, e) < 0)
+        return -1;
+    *whole = *t;
+    whole->dtype = LM_F32;
+    return lmi_name(f, whole, t, "", "", e) < 0 || lmi_scheme(f, p, e, "NVFP4 and a scale") < 0 ? -1 : 1;
+}
+
+static void read_scaled(const struct lm_packed *p, uint64_t row, uint64_t n_rows, uint64_t col, uint64_t n_cols, float *dst)
+{
+    float scale, block[LMI_QK_NVFP4];
+
+    for (; n_rows > 0; row++, n_rows--) {
+        lm_tensor_to_f32(p->scales, row / p->rows, 1, &scale, NULL);
+        for (uint64_t c = col, end = col + n_cols; c < end;) {
+            uint64_t first = c / LMI_QK_NVFP4 * LMI_QK_NVFP4;
+            lm_tensor_to_f32(p->of[0], row * p->cols + first, LMI_QK_NVFP4, block, NULL);
+            for (; c < end && c < first + LMI_QK_NVFP4; c++)
+                *dst++ = block[c - first] * scale;
+        }
+    }
+}
+
+const struct lmi_packing lmi_packing_nvfp4_gguf = {.methods = {"gguf"}, .claim = claim_gguf, .read = read_scaled};
+
+/* ---- as blocks and a scale */
+
+/* ggml reads neither the sign of a block's scale nor its NaN. */
+static bool scales_fit(const struct lm_packed *p)
+{
+    for (uint64_t i = 0; i < p->scales->n_elems; i++)
+        if (p->scales->data[i] >= 0x7f)
+            return false;
+    return true;
+}
+
+static void nvfp4_blocks(const struct lm_packed *p, uint64_t first, uint64_t n, uint8_t *dst)
+{
+    const uint8_t *codes = p->of[0]->data + 32 * first, *scales = p->scales->data + 4 * first;
+
+    for (; n > 0; n--, codes += 32, scales += 4, dst += sizeof(struct lmi_nvfp4)) {
+        struct lmi_nvfp4 *b = (void *)dst;
+        memcpy(b->scale, scales, sizeof b->scale);
+        for (int g = 0; g < 4; g++)
+            for (int j = 0; j < 8; j++) { /* elements j and j + 8 of 16 */
+                const uint8_t *c = codes + 8 * g + j / 2;
+                int shift = j % 2 * 4;
+                b->qs[8 * g + j] = (uint8_t)((c[0] >> shift & 15) | (c[4] >> shift & 15) << 4);
+            }
+    }
+}
+
+static const struct lmi_packing as_nvfp4 = {.blocks = nvfp4_blocks};
+
+int lm_tensor_as_scaled_blocks(struct lm_model *m, const struct lm_tensor *t, struct lm_tensor *out, float *scale,
+                               struct lm_err *e)
+{
+    const struct lm_packed *p = t->packed;
+    struct lm_packed *own;
+    float global;
+
+    if (p && p->how == &lmi_packing_nvfp4_gguf) { /* they are there */
+        *out = *p->of[0];
+        lm_tensor_to_f32(p->scales, 0, p->outer, scale, NULL);
+        return 1;
+    }
+    if (!p || p->how != &lmi_packing_nvfp4 || p->cols % LMI_QK_NVFP4 || !scales_fit(p))
+        return 0;
+    if (!(own = lm_arena_alloc(&m->arena, sizeof *own)))
+        return lmi_nomem(e);
+    *own = *p;
+    own->how = &as_nvfp4;
+    lm_tensor_to_f32(p->global, 0, 1, &global, NULL);
+    *scale = p->divides ? 1 / global : global;
+    *out = *t;
+    out->dtype = LM_NVFP4;
+    out->n_bytes = lm_dtype_bytes(LM_NVFP4, t->n_elems);
+    out->packed = own;
+    return 1;
+}

@@ -61,11 +61,16 @@ static size_t decompose(uint32_t cp, bool compatible, utf8proc_int32_t to[LONGES
     return n > 0 && n <= LONGEST ? (size_t)n : 1;
 }
 
-/* Can this character change what stands in front of it? */
-static bool may_join(uint32_t cp)
+/* Can this character, or the first of what it decomposes to, change what stands in
+ * front of it? */
+static bool may_join(uint32_t cp, bool compatible)
 {
+    utf8proc_int32_t to[LONGEST];
+
     if (cp < FIRST_MARK)
         return false;
+    if (compatible && decompose(cp, true, to) > 0)
+        cp = (uint32_t)to[0];
     const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)cp);
     bool hangul = (cp >= 0x1161 && cp <= 0x1175) || (cp >= 0x11a8 && cp <= 0x11c2);
 
@@ -94,7 +99,7 @@ static size_t run_end(const struct lmi_text *t, size_t pos, bool compatible, boo
         if (end == t->n || t->bytes[end] < 0x80)
             return end;
         struct lmi_char next = lmi_char_at(t->bytes + end, t->n - end);
-        if (next.width == 1 || !may_join(next.cp))
+        if (next.width == 1 || !may_join(next.cp, compatible))
             return end;
         *plain = false;
         c = next;

@@ -4,8 +4,8 @@
     peer_packed.py BUILD FOLDER [--layers N] [--keep]
 
 Makes one checkpoint a method in FOLDER (N matrices of 4096 x 11008, random
-codes), decodes it with the library's own functions to float16 in memory, and
-converts it with BUILD/lm-convert to safetensors of F16 on the disk; both on the
+codes), decodes it with the library's own functions to float16 in memory (and then
+saves that, which is the same work), and converts it with BUILD/lm-convert to safetensors of F16 on the disk; both on the
 same cores, each three times, the median counts. Needs torch, safetensors,
 compressed-tensors, bitsandbytes, transformers; AutoGPTQ's arithmetic is written
 out here (its module wants packages of its own)."""
@@ -116,7 +116,10 @@ def peer(folder, decode, n):
             prefix = f"m.layers.{i}.up_proj."
             t = {k.removeprefix(prefix): f.get_tensor(k) for k in f.keys() if k.startswith(prefix)}
             out.append(decode(t).half())
-    return time.perf_counter() - begin
+    decoded = time.perf_counter() - begin
+    save_file({str(i): t for i, t in enumerate(out)}, folder / "peer.safetensors")
+    (folder / "peer.safetensors").unlink()
+    return decoded, time.perf_counter() - begin
 
 
 def ours(build, folder):
@@ -135,17 +138,18 @@ def main():
     torch.manual_seed(1)
     weights = o.layers * OUT * IN
     print(f"{weights / 1e6:.0f} M weights a method, {torch.get_num_threads()} threads; library: decoded in memory; lm-convert: F16 on the disk")
-    print(f"{'method':8} {'library s':>10} {'lm-convert s':>13} {'ratio':>6} {'M weights/s':>12}")
+    print(f"{'method':8} {'decode s':>9} {'and save s':>11} {'lm-convert s':>13} {'ratios':>12} {'M weights/s':>12}")
     for name, (maker, decode) in METHODS.items():
         folder = o.folder / name
         make(folder, maker, o.layers)
         with torch.no_grad():
-            a = statistics.median(peer(folder, decode, o.layers) for _ in range(3))
+            runs = [peer(folder, decode, o.layers) for _ in range(3)]
+        a, saved = (statistics.median(x) for x in zip(*runs))
         b = statistics.median(ours(o.build, folder) for _ in range(3))
         (folder / "out.safetensors").unlink()
         if not o.keep:
             (folder / "model.safetensors").unlink()
-        print(f"{name:8} {a:10.2f} {b:13.2f} {a / b:6.2f} {weights / b / 1e6:12.0f}", flush=True)
+        print(f"{name:8} {a:9.2f} {saved:11.2f} {b:13.2f} {a / b:6.2f}{saved / b:6.2f} {weights / b / 1e6:12.0f}", flush=True)
 
 
 main()
