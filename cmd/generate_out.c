@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void generate_put_text(const char *s, size_t n)
@@ -159,6 +160,14 @@ int generate_end_out(struct generation *g, struct lm_err *e)
     return 0;
 }
 
+/* Do messages go where the text went, whose line is not ended? */
+static bool same_place(void)
+{
+    struct stat out, err;
+
+    return fstat(1, &out) == 0 && fstat(2, &err) == 0 && out.st_dev == err.st_dev && out.st_ino == err.st_ino;
+}
+
 void generate_stats(const struct generation *g)
 {
     char device[200];
@@ -169,7 +178,7 @@ void generate_stats(const struct generation *g)
     if (g->o.quiet)
         return;
     lm_engine_describe(g->l.engine, device, sizeof device);
-    if (!g->o.json && isatty(1) && isatty(2))
+    if (!g->o.json && same_place())
         fputc('\n', stderr);
     cli_note("prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; %s", g->n_read,
              g->prompt_seconds > 0 ? (double)g->n_read / g->prompt_seconds : 0, g->out.n,

@@ -20,6 +20,11 @@ struct lm_side {
 
 /* Relative error of normally distributed weights stored as d (root of mean squares). */
 double lm_dtype_error(enum lm_dtype d);
+/* The same of a tensor, which may be packed (lm_tensor_scheme). */
+double lm_tensor_error(const struct lm_tensor *t);
+/* What the storing of a and b explains of their difference: 0 where both are stored alike, or one is NULL.
+ * The values of a packed A are taken as they are: what is made of them must be them. */
+double lm_pair_error(const struct lm_tensor *a, const struct lm_tensor *b);
 /* The same over the matrices of a layer (-1: outside layers; n_layers: of the whole model), of A and B together;
  * a matrix of the same type in both explains nothing. */
 double lm_explained_error(const struct lm_side *a, const struct lm_side *b, int layer);

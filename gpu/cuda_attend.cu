@@ -8,19 +8,6 @@
 enum { THREADS = 128, WARPS = THREADS / 32, FLASH_QUERIES = 32 };
 #define SCORE_BYTES ((size_t)256 << 20)
 
-template <class T> static LMC_DEV T block_sum(T v, T *warps)
-{
-    v = lmc_warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        warps[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = 0;
-    for (int i = 0; i < WARPS; i++)
-        v += warps[i];
-    return v;
-}
-
 template <class T> static LMC_DEV T block_max(T v, T *warps)
 {
     v = lmc_warp_max(v);
@@ -53,7 +40,7 @@ template <class T> static __global__ void weigh(const attend_args<T> a, T *rows,
     top = block_max(top, warps);
     for (uint32_t j = first + threadIdx.x; j <= pos; j += THREADS)
         sum += s[j] = lmc_exp(s[j] - top);
-    sum = block_sum(sum, warps);
+    sum = lmc_block_sum<WARPS>(sum, warps);
     if (a.sinks)
         sum += lmc_exp(a.sinks[head] - top);
     for (uint32_t j = threadIdx.x; j < n_keys; j += THREADS)

@@ -318,6 +318,20 @@ template <class T> LMC_DEV T lmc_warp_sum(T v)
         v += __shfl_xor_sync(0xffffffffu, v, o);
     return v;
 }
+/* Sum over a block of WARPS warps, by warp, then in their order; every thread gets it. warps: WARPS places
+ * in shared memory, which may hold the last sum. */
+template <int WARPS, class T> LMC_DEV T lmc_block_sum(T v, T *warps)
+{
+    v = lmc_warp_sum(v);
+    __syncthreads(); /* the last sum has been read */
+    if (threadIdx.x % 32 == 0)
+        warps[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0;
+    for (int i = 0; i < WARPS; i++)
+        v += warps[i];
+    return v;
+}
 template <class T> LMC_DEV T lmc_warp_max(T v)
 {
     for (int o = 16; o > 0; o >>= 1) {

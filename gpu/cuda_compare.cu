@@ -51,19 +51,6 @@ static LMC_DEV best next_best(const float *x, uint32_t n, const best &than, best
     return top;
 }
 
-static LMC_DEV double block_sum(double v, double *warps)
-{
-    v = lmc_warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        warps[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = 0;
-    for (int i = 0; i < WARPS; i++)
-        v += warps[i];
-    return v;
-}
-
 /* The larger; a NaN is the largest. */
 static LMC_DEV double larger(double a, double b)
 {
@@ -115,10 +102,10 @@ static __global__ void __launch_bounds__(THREADS) compare(const compare_args k)
         apart += diff;
         most = larger(most, diff);
     }
-    sum_a = block_sum(sum_a, sums);
-    sum_b = block_sum(sum_b, sums);
-    cross = block_sum(cross, sums);
-    apart = block_sum(apart, sums);
+    sum_a = lmc_block_sum<WARPS>(sum_a, sums);
+    sum_b = lmc_block_sum<WARPS>(sum_b, sums);
+    cross = lmc_block_sum<WARPS>(cross, sums);
+    apart = lmc_block_sum<WARPS>(apart, sums);
     most = block_most(most, sums);
     if (threadIdx.x != 0)
         return;

@@ -9,15 +9,7 @@ template <class T> static LMC_DEV T block_sum(T v)
 {
     __shared__ T warps[THREADS / 32];
 
-    v = lmc_warp_sum(v);
-    __syncthreads(); /* the last sum has been read */
-    if (threadIdx.x % 32 == 0)
-        warps[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = 0;
-    for (int i = 0; i < THREADS / 32; i++)
-        v += warps[i];
-    return v;
+    return lmc_block_sum<THREADS / 32>(v, warps);
 }
 
 /* Mean and factor of a row. */

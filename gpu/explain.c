@@ -1,5 +1,6 @@
 /* How much of a difference the types of the weights explain. */
 #include <math.h>
+#include <string.h>
 #include "gpu/compare.h"
 
 /* A fixed sequence of normally distributed numbers. */
@@ -50,14 +51,30 @@ double lm_dtype_error(enum lm_dtype d)
     return known[d] = fmax(relative_error(x, y, N), 1e-8);
 }
 
-/* Squared relative error between two tensors of one role. The same dtype
- * explains no difference: nothing was rounded on the way. */
-static double pair_error2(const struct lm_tensor *a, const struct lm_tensor *b)
+/* Codes of n bits lie evenly over what the largest of `span` normal numbers
+ * needs, which is about sqrt(2 ln span); rounding leaves a step / sqrt(12). */
+double lm_tensor_error(const struct lm_tensor *t)
 {
-    if (!a || !b || a->dtype == b->dtype)
-        return 0;
-    double ea = lm_dtype_error(a->dtype), eb = lm_dtype_error(b->dtype);
-    return ea * ea + eb * eb;
+    unsigned bits;
+    uint64_t span;
+
+    if (t->dtype != LM_F32 || !lm_tensor_coarseness(t, &bits, &span))
+        return lm_dtype_error(t->dtype);
+    if (bits == 0)
+        return lm_dtype_error(lm_tensor_member(t, 0)->dtype);
+    return 2 * sqrt(2 * log((double)(span < 2 ? 2 : span))) / (pow(2, bits) - 1) / sqrt(12);
+}
+
+static bool stored_alike(const struct lm_tensor *a, const struct lm_tensor *b)
+{
+    const char *x = lm_tensor_scheme(a), *y = lm_tensor_scheme(b);
+
+    return a->dtype == b->dtype && (!y || (x && strcmp(x, y) == 0));
+}
+
+double lm_pair_error(const struct lm_tensor *a, const struct lm_tensor *b)
+{
+    return !a || !b || stored_alike(a, b) ? 0 : hypot(lm_dtype_error(a->dtype), lm_tensor_error(b));
 }
 
 /* What stands for a role of A in B: one may have in one tensor what the other has in several. */
@@ -83,7 +100,8 @@ static void add_layer(const struct lm_side *sa, const struct lm_side *sb, int la
         const struct lm_tensor *ta = lm_bound_tensor(a, (enum lm_role)r, layer);
         if (!ta || ta->n_dims < 2)
             continue;
-        *sum2 += (double)ta->n_elems * pair_error2(ta, counterpart(b, (enum lm_role)r, layer));
+        double e = lm_pair_error(ta, counterpart(b, (enum lm_role)r, layer));
+        *sum2 += (double)ta->n_elems * e * e;
         *n_params += (double)ta->n_elems;
     }
 }

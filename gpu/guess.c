@@ -11,9 +11,7 @@ enum { MOST_ELEMS = 1 << 26, MOST_HEADS = 1024 };
 /* Normally distributed weights lose one time the error; outliers may double it. */
 double lmi_pair_bound(const struct lm_tensor *a, const struct lm_tensor *b)
 {
-    double e = a->dtype == b->dtype ? 0 : hypot(lm_dtype_error(a->dtype), lm_dtype_error(b->dtype));
-
-    return 1e-5 + 2 * e;
+    return 1e-5 + 2 * lm_pair_error(a, b);
 }
 
 static void sum_up(struct lmi_pair *p)
@@ -103,7 +101,7 @@ static bool guess_shift(const struct lmi_pair *p, struct lm_finding *f)
 static bool guess_scale(const struct lmi_pair *p, struct lm_finding *f)
 {
     double k = p->ab / p->aa, rest = p->bb - 2 * k * p->ab + k * k * p->aa, width = sqrt((double)p->ga->net.config.d_model);
-    double tolerance = p->bound + 2 * lm_dtype_error(p->b.part.t->dtype); /* the product was rounded, too */
+    double tolerance = p->bound + 2 * lm_tensor_error(p->b.part.t); /* the product was rounded, too */
 
     if (!(p->aa > 0 && p->bb > 0) || !isfinite(k) || !(rest <= tolerance * tolerance * p->bb) ||
         p->n_rows * p->a.cols < 4 || fabs(k - 1) <= tolerance)

@@ -208,7 +208,7 @@ static double explained(const struct lm_side *a, const struct lm_side *b, enum l
     const struct lm_tensor *x = lm_bound_tensor(lm_engine_binding(a->engine), role, layer);
     const struct lm_tensor *y = lm_bound_tensor(lm_engine_binding(b->engine), role, layer);
 
-    return x && y && x->dtype != y->dtype ? hypot(lm_dtype_error(x->dtype), lm_dtype_error(y->dtype)) : 0;
+    return lm_pair_error(x, y);
 }
 
 /* Attention weights are exponentials of scores that are off by as much as queries and keys. */

@@ -99,6 +99,9 @@ void lm_tensor_read(const struct lm_tensor *t, uint64_t offset, uint64_t n_bytes
 int lm_tensor_to_f32(const struct lm_tensor *t, uint64_t first, uint64_t n, float *dst, struct lm_err *e);
 /* How a weight is stored: "GPTQ 4-bit, groups of 128"; NULL: as it is. */
 const char *lm_tensor_scheme(const struct lm_tensor *t);
+/* How coarse a packed weight is: codes of *bits bits with a scale for *span of them; *bits 0: codes
+ * of a float type, that of its first member. False: it is not packed. */
+bool lm_tensor_coarseness(const struct lm_tensor *t, unsigned *bits, uint64_t *span);
 /* The stored tensors it is made of, codes first; t itself where it is not packed. */
 size_t lm_tensor_n_members(const struct lm_tensor *t);
 const struct lm_tensor *lm_tensor_member(const struct lm_tensor *t, size_t i);

@@ -9,7 +9,6 @@
 
 #define MIXTRAL "tests/fixtures/models/tiny-mixtral"
 
-static char folder[64];
 
 static struct lm_imatrix *read_imatrix(const char *path)
 {
@@ -44,12 +43,12 @@ static double worst_difference(const struct lm_imatrix *a, const struct lm_imatr
 
 static void calibrate(const char *name, const char *const *more)
 {
-    const char *argv[24] = {command_path("lm-calibrate"), "-o", path_in(folder, name)};
+    const char *argv[24] = {command_path("lm-calibrate"), "-o", path_in(dir, name)};
     size_t n = 3;
 
     while (*more)
         argv[n++] = *more++;
-    struct output o = command_run(argv, folder);
+    struct output o = command_run(argv, dir);
     if (o.code)
         fail_msg("lm-calibrate: %s", (const char *)o.err.data);
     output_free(&o);
@@ -64,7 +63,7 @@ static void test_equals_llama_cpp(void **state)
     (void)state;
 
     CALIBRATE("ours.gguf", POLISH, "--chunks", "4");
-    ours = read_imatrix(path_in(folder, "ours.gguf"));
+    ours = read_imatrix(path_in(dir, "ours.gguf"));
     assert_true(worst_difference(ours, theirs) < 1e-5);
     assert_int_equal(lm_imatrix_chunks(ours), lm_imatrix_chunks(theirs));
     assert_int_equal(lm_imatrix_chunk_size(ours), 64);
@@ -74,7 +73,7 @@ static void test_equals_llama_cpp(void **state)
 
 static void same_bytes(const char *a, const char *b)
 {
-    struct bytes x = read_back(path_in(folder, a)), y = read_back(path_in(folder, b));
+    struct bytes x = read_back(path_in(dir, a)), y = read_back(path_in(dir, b));
 
     assert_int_equal(x.n, y.n);
     assert_memory_equal(x.data, y.data, x.n);
@@ -92,14 +91,14 @@ static void test_the_same_however_done(void **state)
     CALIBRATE("many.gguf", POLISH, "--chunks", "4", "--threads", "3", "--save-every", "1");
     same_bytes("one.gguf", "many.gguf");
     CALIBRATE("first.gguf", POLISH, "--chunks", "3");
-    CALIBRATE("rest.gguf", POLISH, "--chunks", "1", "--skip", "3", "--merge", path_in(folder, "first.gguf"));
-    whole = read_imatrix(path_in(folder, "one.gguf"));
-    sum = read_imatrix(path_in(folder, "rest.gguf"));
+    CALIBRATE("rest.gguf", POLISH, "--chunks", "1", "--skip", "3", "--merge", path_in(dir, "first.gguf"));
+    whole = read_imatrix(path_in(dir, "one.gguf"));
+    sum = read_imatrix(path_in(dir, "rest.gguf"));
     assert_true(worst_difference(sum, whole) < 1e-6);
     assert_int_equal(lm_imatrix_chunks(sum), 4);
     lm_imatrix_free(sum);
-    CALIBRATE("old.dat", "--merge", path_in(folder, "one.gguf"));
-    struct bytes dat = read_back(path_in(folder, "old.dat"));
+    CALIBRATE("old.dat", "--merge", path_in(dir, "one.gguf"));
+    struct bytes dat = read_back(path_in(dir, "old.dat"));
     assert_int_equal(lm_load_u32le(dat.data), lm_imatrix_count(whole));
     bytes_free(&dat);
     lm_imatrix_free(whole);
@@ -232,35 +231,21 @@ static void test_stop_and_refusals(void **state)
 static void test_killed(void **state)
 {
     char file[128];
-    snprintf(file, sizeof file, "%s/killed.gguf", folder); /* path_in's is not good for that long */
+    snprintf(file, sizeof file, "%s/killed.gguf", dir); /* path_in's is not good for that long */
     const char *const argv[] = {command_path("lm-calibrate"), POLISH, "--save-every", "1", "-o", file, NULL};
     (void)state;
 
     for (unsigned i = 0; i < 12; i++) {
         unlink(file);
-        pid_t pid = command_begin(argv, folder);
+        pid_t pid = command_begin(argv, dir);
         usleep(3000 * i);
         kill(pid, i % 2 ? SIGKILL : SIGINT);
-        struct output o = command_end(pid, folder);
+        struct output o = command_end(pid, dir);
         assert_true(o.code == 0 || o.code == -SIGKILL || o.code == -SIGINT || o.code == 130);
         output_free(&o);
         if (access(file, F_OK) == 0)
             lm_imatrix_free(read_imatrix(file));
     }
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    tmp_make(folder);
-    return 0;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    tmp_remove(folder);
-    return 0;
 }
 
 int main(void)
@@ -271,5 +256,5 @@ int main(void)
         cmocka_unit_test(test_stop_and_refusals), cmocka_unit_test(test_killed),
     };
 
-    return cmocka_run_group_tests(all, make_folder, remove_folder);
+    return cmocka_run_group_tests(all, make_dir, remove_dir);
 }

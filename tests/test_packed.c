@@ -16,26 +16,10 @@
 #include "convert/convert.h"
 #include "convert/hash.h"
 #include "gpu/engine.h"
+#include "tests/commands.h"
 
 #define CASES "tests/fixtures/packed/"
 #define MODELS CASES "models/"
-
-static char dir[64] = "/tmp/packed-XXXXXX";
-
-static int make_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char command[128];
-
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
-}
 
 static struct lm_model *open_model(const char *path)
 {
@@ -463,6 +447,63 @@ static void packed_again(void **state)
     assert_string_equal(a, b);
 }
 
+static char runs[80]; /* what commands said */
+
+static int verify(const char *a, const char *b)
+{
+    struct output o = command_run((const char *const[]){command_path("lm-verify"), "--per-position", "none", a, b, NULL}, runs);
+
+    output_free(&o);
+    return o.code;
+}
+
+/* Doubles what the name's scale is, wherever the file has it. */
+static void double_scale(const char *folder, const char *name)
+{
+    struct lm_model *m = NULL;
+    struct lm_err e = {0};
+    uint8_t raw[2];
+
+    assert_int_equal(lm_model_open_stored(&m, folder, &e), 0);
+    const struct lm_tensor *t = lm_model_find(m, name);
+    assert_non_null(t);
+    assert_int_equal(t->dtype, LM_BF16);
+    FILE *f = fopen(lm_model_file(m, t->file)->path, "r+b");
+    assert_non_null(f);
+    for (uint64_t i = 0; i < t->n_elems; i++) {
+        lm_tensor_read(t, 2 * i, 2, raw);
+        fseek(f, (long)(t->offset + 2 * i), SEEK_SET);
+        raw[0] ^= 0x80; /* the exponent's lowest bit: twice or half */
+        assert_int_equal(fwrite(raw, 1, 2, f), 2);
+    }
+    fclose(f);
+    lm_model_close(m);
+}
+
+/* What packing loses is explained; what it does not lose, and what is wrong, is not. */
+static void verified(void **state)
+{
+    static const char *const types[] = {"FP8", "FP8_TENSOR", "FP8_BLOCK", "INT8", "INT4"};
+    char packed[128], gguf[128];
+
+    (void)state;
+    snprintf(packed, sizeof packed, "%s/verified/", dir);
+    snprintf(gguf, sizeof gguf, "%s/verified.gguf", dir);
+    snprintf(runs, sizeof runs, "%s/runs", dir);
+    assert_int_equal(mkdir(runs, 0777), 0);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        pack("samples/polish-5m", packed, types[i], 0);
+        assert_int_equal(verify("samples/polish-5m", packed), 0);
+    }
+    struct output o = command_run((const char *const[]){command_path("lm-convert"), packed, gguf, NULL}, runs);
+    assert_int_equal(o.code, 0);
+    output_free(&o);
+    assert_int_equal(verify(packed, gguf), 0);
+    pack("samples/polish-5m", packed, "INT8", 0);
+    double_scale(packed, "model.layers.2.mlp.up_proj.weight_scale");
+    assert_int_equal(verify("samples/polish-5m", packed), 1);
+}
+
 static void packing_refused(void **state)
 {
     static const struct { const char *src, *type; uint32_t group; const char *sentence; } cases[] = {
@@ -671,7 +712,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values),      cmocka_unit_test(blocks),  cmocka_unit_test(logits),     cmocka_unit_test(conversions),
-        cmocka_unit_test(kept_types),  cmocka_unit_test(packing), cmocka_unit_test(packed_again),
+        cmocka_unit_test(kept_types),  cmocka_unit_test(packing), cmocka_unit_test(packed_again), cmocka_unit_test(verified),
         cmocka_unit_test(packing_refused), cmocka_unit_test(packing_nan), cmocka_unit_test(hostile), cmocka_unit_test(wild_order), cmocka_unit_test(any_byte),
     };
 

@@ -111,37 +111,6 @@ static int claim(struct lmi_finder *f, const struct lm_tensor *t, struct lm_pack
 
 /* ---- reading */
 
-static uint32_t group_of(const struct lm_packed *p, uint64_t col)
-{
-    uint32_t g = (uint32_t)(col / p->block_cols);
-    uint8_t raw[4];
-
-    if (p->order) {
-        lm_tensor_read(p->order, col * 4, 4, raw);
-        g = lm_load_u32le(raw);
-    }
-    return g < p->grid_cols ? g : 0;
-}
-
-
-static int ready(const struct lm_packed *p, const char *name, struct lm_err *e)
-{
-    int32_t piece[LMI_SPAN];
-
-    for (uint64_t at = 0; p->order && at < p->cols; at += LMI_SPAN) {
-        uint64_t n = p->cols - at < LMI_SPAN ? p->cols - at : LMI_SPAN;
-        lm_tensor_read(p->order, at * 4, n * 4, piece);
-        for (uint64_t i = 0; i < n; i++) {
-            int32_t g = (int32_t)lm_load_u32le((const uint8_t *)&piece[i]);
-            if (g < 0 || (uint64_t)g >= p->grid_cols)
-                return lm_err_set(e, LM_MALFORMED, "tensor '%s': element %llu of '%s' is %d, expected a group from 0 to "
-                                  "%llu", name, (unsigned long long)(at + i), p->order->name, g,
-                                  (unsigned long long)(p->grid_cols - 1));
-        }
-    }
-    return 0;
-}
-
 static void group_at(const struct lm_packed *p, uint64_t row, uint32_t g, float *scale, int *zero)
 {
     uint64_t bit = row * p->bits, word = bit / 32;
@@ -163,11 +132,11 @@ static void finish(const struct lm_packed *p, uint64_t row, uint64_t col, uint64
     const struct lmi_unpack *k = lmi_unpack();
 
     for (uint64_t at = 0; at < n;) {
-        uint32_t g = group_of(p, col + at);
+        uint32_t g = lmi_group_of(p, col + at);
         uint64_t end = p->order ? at + 1 : ((uint64_t)g + 1) * p->block_cols - col;
         float scale;
         int zero;
-        while (p->order && end < n && group_of(p, col + end) == g)
+        while (p->order && end < n && lmi_group_of(p, col + end) == g)
             end++;
         end = end < n ? end : n;
         group_at(p, row, g, &scale, &zero);
@@ -208,9 +177,9 @@ static void read(const struct lm_packed *p, uint64_t row, uint64_t n_rows, uint6
 
 static void group(const struct lm_packed *p, uint64_t row, uint64_t g, float *scale, int *zero)
 {
-    group_at(p, row, group_of(p, g * p->block_cols), scale, zero);
+    group_at(p, row, lmi_group_of(p, g * p->block_cols), scale, zero);
 }
 
 const struct lmi_packing lmi_packing_bits = {
-    .methods = {"compressed-tensors"}, .claim = claim, .ready = ready, .read = read, .group = group,
+    .methods = {"compressed-tensors"}, .claim = claim, .ready = lmi_order_ready, .read = read, .group = group,
 };

@@ -98,36 +98,6 @@ static int claim(struct lmi_finder *f, const struct lm_tensor *t, struct lm_pack
 
 /* ---- reading */
 
-static uint32_t group_of(const struct lm_packed *p, uint64_t col)
-{
-    uint32_t g = (uint32_t)(col / p->block_cols);
-    uint8_t raw[4];
-
-    if (p->order) {
-        lm_tensor_read(p->order, col * 4, 4, raw);
-        g = lm_load_u32le(raw);
-    }
-    return g < p->grid_cols ? g : 0; /* ready has checked it */
-}
-
-static int ready(const struct lm_packed *p, const char *name, struct lm_err *e)
-{
-    int32_t piece[LMI_SPAN];
-
-    for (uint64_t at = 0; p->order && at < p->cols; at += LMI_SPAN) {
-        uint64_t n = p->cols - at < LMI_SPAN ? p->cols - at : LMI_SPAN;
-        lm_tensor_read(p->order, at * 4, n * 4, piece);
-        for (uint64_t i = 0; i < n; i++) {
-            int32_t g = (int32_t)lm_load_u32le((const uint8_t *)&piece[i]);
-            if (g < 0 || (uint64_t)g >= p->grid_cols)
-                return lm_err_set(e, LM_MALFORMED, "tensor '%s': element %llu of '%s' is %d, expected a group from 0 to "
-                                  "%llu", name, (unsigned long long)(at + i), p->order->name, g,
-                                  (unsigned long long)(p->grid_cols - 1));
-        }
-    }
-    return 0;
-}
-
 /* The word that holds bit `bit` of a row of words and the one behind it. */
 static uint64_t two_words(const struct lm_tensor *t, uint64_t row, uint64_t bit)
 {
@@ -163,7 +133,7 @@ struct tile { uint32_t group[8]; bool known; float zero[TILE * 8], scale[TILE * 
 static void load_groups(const struct lm_packed *p, struct tile *t, uint64_t col, uint64_t out, uint64_t n)
 {
     for (unsigned j = 0; j < 8; j++) {
-        uint32_t g = col + j < p->cols ? group_of(p, col + j) : 0;
+        uint32_t g = col + j < p->cols ? lmi_group_of(p, col + j) : 0;
         if (t->known && t->group[j] == g)
             continue;
         t->group[j] = g;
@@ -233,12 +203,12 @@ static void read(const struct lm_packed *p, uint64_t row, uint64_t n_rows, uint6
 
 static void group(const struct lm_packed *p, uint64_t row, uint64_t g, float *scale, int *zero)
 {
-    uint32_t at = group_of(p, g * p->block_cols);
+    uint32_t at = lmi_group_of(p, g * p->block_cols);
 
     lm_tensor_to_f32(p->scales, at * p->rows + row, 1, scale, NULL);
     *zero = zero_at(p, at, row);
 }
 
 const struct lmi_packing lmi_packing_gptq = {
-    .methods = {"gptq"}, .claim = claim, .ready = ready, .read = read, .group = group,
+    .methods = {"gptq"}, .claim = claim, .ready = lmi_order_ready, .read = read, .group = group,
 };

@@ -85,6 +85,10 @@ int lmi_packed_ready(struct lm_model *m, struct lm_err *e);
 /* read.c: for lm_tensor_read and lm_tensor_to_f32. */
 void lmi_packed_read(const struct lm_tensor *t, uint64_t offset, uint64_t n_bytes, void *dst);
 void lmi_packed_to_f32(const struct lm_tensor *t, uint64_t first, uint64_t n, float *dst);
+/* The column group of a column: by `order` (a group a column) where the weight has one. */
+uint32_t lmi_group_of(const struct lm_packed *p, uint64_t col);
+/* lmi_packing.ready: every group that `order` names is there. */
+int lmi_order_ready(const struct lm_packed *p, const char *name, struct lm_err *e);
 /* Elements [first, first + n) by how->read. */
 void lmi_packed_values(const struct lm_packed *p, uint64_t first, uint64_t n, float *dst);
 

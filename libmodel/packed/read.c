@@ -87,6 +87,53 @@ void lmi_packed_read(const struct lm_tensor *t, uint64_t offset, uint64_t n_byte
 
 /* ---- about them */
 
+/* ---- columns in another order */
+
+uint32_t lmi_group_of(const struct lm_packed *p, uint64_t col)
+{
+    uint32_t g = (uint32_t)(col / p->block_cols);
+    uint8_t raw[4];
+
+    if (p->order) {
+        lm_tensor_read(p->order, col * 4, 4, raw);
+        g = lm_load_u32le(raw);
+    }
+    return g < p->grid_cols ? g : 0; /* lmi_order_ready has checked it */
+}
+
+int lmi_order_ready(const struct lm_packed *p, const char *name, struct lm_err *e)
+{
+    int32_t piece[LMI_SPAN];
+
+    for (uint64_t at = 0; p->order && at < p->cols; at += LMI_SPAN) {
+        uint64_t n = p->cols - at < LMI_SPAN ? p->cols - at : LMI_SPAN;
+        lm_tensor_read(p->order, at * 4, n * 4, piece);
+        for (uint64_t i = 0; i < n; i++) {
+            int32_t g = (int32_t)lm_load_u32le((const uint8_t *)&piece[i]);
+            if (g < 0 || (uint64_t)g >= p->grid_cols)
+                return lm_err_set(e, LM_MALFORMED, "tensor '%s': element %llu of '%s' is %d, expected a group from 0 to "
+                                  "%llu", name, (unsigned long long)(at + i), p->order->name, g,
+                                  (unsigned long long)(p->grid_cols - 1));
+        }
+    }
+    return 0;
+}
+
+/* ---- what a packed weight is */
+
+bool lm_tensor_coarseness(const struct lm_tensor *t, unsigned *bits, uint64_t *span)
+{
+    const struct lm_packed *p = t->packed;
+
+    if (!p)
+        return false;
+    enum lm_dtype d = p->of[0]->dtype;
+    bool is_float = d == LM_F8_E4M3 || d == LM_F8_E5M2;
+    *bits = is_float ? 0 : d == LM_I8 ? 8 : p->bits ? p->bits : 4;
+    *span = p->block_cols ? p->block_cols * (p->block_rows ? p->block_rows : 1) : 16;
+    return true;
+}
+
 const char *lm_tensor_scheme(const struct lm_tensor *t)
 {
     return t->packed ? t->packed->scheme : NULL;
